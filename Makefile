@@ -1,0 +1,81 @@
+# make test    every check there is; .ci/run runs the same
+# make venv    only .venv, with all that development needs
+# make pins    resolve requirements/*.txt anew from pyproject.toml
+# make clean   remove what the others made
+# PYTHON=...   the Python to make .venv with; else the first of python3.13, python3.12, python3.11, python3
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+venv := .venv
+bin := $(venv)/bin
+# --no-compile: byte-compiling everything that is installed takes longer than importing what is used.
+pip := $(bin)/python -m pip --disable-pip-version-check install --no-compile --prefer-binary
+
+.PHONY: help venv test pins clean
+
+help:
+	@sed -n -e 's/^# \(make \|PYTHON=\)/\1/p' Makefile
+
+# Another PYTHON than the one that .venv was made with would be ignored.
+made_with := $(shell cat $(venv)/made 2>/dev/null)
+ifneq ($(and $(PYTHON),$(made_with),$(filter-out help clean pins,$(or $(MAKECMDGOALS),help))),)
+ifneq ($(shell PYTHON='$(PYTHON)' tools/find-python),$(made_with))
+$(error $(venv) was made with $(made_with): make clean first, or leave PYTHON=$(PYTHON) out)
+endif
+endif
+
+$(venv)/made: | tools/find-python
+	@python="$$(tools/find-python)"
+	echo "== making $(venv) with $$python"
+	rm -rf $(venv)
+	"$$python" -m venv $(venv)
+	echo "$$python" >$@
+
+$(venv)/installed-%: requirements/%.txt pyproject.toml | $(venv)/made
+	@echo "== installing what requirements/$*.txt pins"
+	$(pip) --require-hashes -r requirements/$*.txt
+	$(pip) --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+venv: $(venv)/installed-dev
+
+test: $(venv)/installed-dev
+	@echo "== ruff check"
+	$(bin)/ruff check .
+	echo "== ruff format --check"
+	$(bin)/ruff format --check .
+	echo "== mypy --strict"
+	$(bin)/mypy
+	echo "== import-linter"
+	$(bin)/lint-imports --no-logo
+	echo "== pytest: unit, contract, integration, e2e"
+	$(bin)/pytest --durations=5 tests/unit tests/contract tests/integration tests/e2e
+
+# uv is not among the pins: it is only needed here. The development pins come first and bind the others, so that one
+# .venv can serve all. The versions that are found do not depend on this machine or its Python (--universal).
+pins: tools/find-python
+	@python="$$(tools/find-python)"
+	scratch="$$(mktemp -d)"
+	trap 'rm -rf "$$scratch"' EXIT
+	"$$python" -m venv "$$scratch"
+	"$$scratch/bin/pip" --disable-pip-version-check install --quiet uv
+	compile() {
+	  echo "== resolving requirements/$$1.txt"
+	  "$$scratch/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make pins' \
+	    --output-file requirements/$$1.txt "$${@:2}" pyproject.toml
+	}
+	compile dev --upgrade --all-extras --group build
+	compile demo --upgrade --constraint requirements/dev.txt --extra demo --group build
+	compile run --upgrade --constraint requirements/dev.txt
+	! grep -n '://' requirements/*.txt
+
+clean:
+	@rm -rf $(venv) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.ONESHELL:

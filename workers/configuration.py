@@ -1,0 +1,390 @@
+"""Settings from where an operator writes them: flag, then `CNI_CLEANUP_*` variable, then config file, then default."""
+
+import logging
+import os
+import re
+import zoneinfo
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from cni.errors import UsageError
+from cni.names import is_network_name, is_node_name
+from cni.settings import Settings
+
+_PREFIX = "CNI_CLEANUP_"
+_NO_SETTINGS = {"config"}
+
+CONFIG_FILE = ".api-cni-cleanup.yaml"
+"""In the home directory; the name that the tool before this one used."""
+
+_log = logging.getLogger(__name__)
+
+_DURATION = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?|0", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One setting as it is written down: the flag, the variable and the key of the config file that its name makes."""
+
+    #: The name of the flag without its dashes.
+    name: str
+    #: The field of Settings.
+    field: str
+    #: None where the flag takes no value.
+    metavar: str | None
+    help: str
+    #: Raises ValueError with what is wanted instead.
+    parse: Callable[[str], Any]
+    #: Read where the variable of its own name is not set.
+    other_variable: str | None = None
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return f"{_PREFIX}{self.name.upper().replace('-', '_')}"
+
+
+def seconds(text: str) -> float:
+    """Read `15m`, `1h30m`, `90s`, `0` or `0.5s` as seconds. A number alone is refused: 15 may be meant as minutes.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    found = _DURATION.fullmatch(text.strip())
+    if not found or not found[0]:
+        raise ValueError("a time with its unit is wanted, such as 15m, 90s or 1h30m")
+    hours, minutes, rest = (float(part or 0) for part in found.group("h", "m", "s"))
+    total = hours * 3600 + minutes * 60 + rest
+    if total > 366 * 86400:
+        raise ValueError("a time of at most a year is wanted")
+    return total
+
+
+def node_name(text: str) -> str:
+    """Read the name of a node, an RFC 1123 subdomain.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not is_node_name(text):
+        raise ValueError("the name of a node is wanted: lower-case letters, digits, - and .")
+    return text
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"one of {', '.join(choices)} is wanted")
+        return text
+
+    return parse
+
+
+def _absolute(text: str) -> str:
+    if not text.startswith("/") or "\0" in text:
+        raise ValueError("an absolute path is wanted")
+    return os.path.normpath(text)
+
+
+def _path(text: str) -> str:
+    if not text or "\0" in text:
+        raise ValueError("a path is wanted")
+    return os.path.abspath(text)
+
+
+def _endpoint(text: str) -> str:
+    if text in ("auto", "none") or re.fullmatch(r"unix:///[^\0]+", text):
+        return text
+    raise ValueError("auto, none or unix:///path/of/the.sock is wanted")
+
+
+def _parts(parse: Callable[[str], str]) -> Callable[[str], tuple[str, ...]]:
+    def parse_all(text: str) -> tuple[str, ...]:
+        found = tuple(parse(part.strip()) for part in text.split(",") if part.strip())
+        if not found:
+            raise ValueError("at least one is wanted, several separated by commas")
+        return found
+
+    return parse_all
+
+
+def _networks(text: str) -> frozenset[str]:
+    names = frozenset(part.strip() for part in text.split(",") if part.strip())
+    if not names or not all(is_network_name(name) for name in names):
+        raise ValueError("names of networks are wanted, separated by commas")
+    return names
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise ValueError("a number from 0 to 999999999 is wanted")
+    return int(text)
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+        raise ValueError("true or false is wanted")
+    return text.lower() in ("true", "1", "yes")
+
+
+def _broker(text: str) -> str:
+    wanted = "a Redis URL such as redis://:password@host:6379/0 is wanted"
+    if not re.fullmatch(r"(redis|rediss|redis\+socket|unix)://\S+", text):
+        raise ValueError(wanted)
+    try:
+        urlsplit(text).port  # noqa: B018  # reading it is what checks it
+    except ValueError as error:
+        raise ValueError(wanted) from error
+    return text
+
+
+def _schedule(text: str) -> str:
+    # What the fields may say is for the scheduler to check: it alone has a parser of them.
+    if len(text.split()) != 5:
+        raise ValueError("five fields are wanted (minute, hour, day of the month, month, day of the week), such as 0 8 * * 1")
+    return text
+
+
+def _timezone(text: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(text)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError("the name of a time zone such as UTC or Europe/Berlin is wanted") from error
+    return text
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        name="api",
+        field="api",
+        metavar="internal|external|none",
+        help="How to ask the Kubernetes API: by this pod's service account, by a kubeconfig (KUBECONFIG), or not. [internal]",
+        parse=_one_of("internal", "external", "none"),
+    ),
+    Option(
+        name="cnifiles",
+        field="cnifiles",
+        metavar="DIR",
+        help="The CNI directory, one network's directory, or a directory of networks. [/var/lib/cni]",
+        parse=_absolute,
+    ),
+    Option(
+        name="root",
+        field="root",
+        metavar="DIR",
+        help="Where the node's file system is: prefixes every path of the node. [/]",
+        parse=_path,
+    ),
+    Option(
+        name="node",
+        field="node",
+        metavar="NAME",
+        help="The name of this node in Kubernetes. [NODE_NAME]",
+        parse=node_name,
+        other_variable="NODE_NAME",
+    ),
+    Option(
+        name="state-dir",
+        field="state_dir",
+        metavar="DIR",
+        help="Where the journal, the report and the pass lock are kept. [/var/lib/cni-cleanup]",
+        parse=_path,
+    ),
+    Option(
+        name="runtime-endpoint",
+        field="runtime_endpoint",
+        metavar="auto|none|unix:///...",
+        help="The CRI socket; auto asks every known one that exists. [auto]",
+        parse=_endpoint,
+    ),
+    Option(
+        name="conf-dir",
+        field="conf_dirs",
+        metavar="DIR,DIR",
+        help="Where network configurations are, for the capacities. [/etc/cni/net.d and k3s' own]",
+        parse=_parts(_absolute),
+    ),
+    Option(
+        name="min-age",
+        field="min_age",
+        metavar="TIME",
+        help="Files younger than this are never touched. [15m]",
+        parse=seconds,
+    ),
+    Option(
+        name="confirm-after",
+        field="confirm_after",
+        metavar="TIME",
+        help="Time between the two looks of a pass. [60s]",
+        parse=seconds,
+    ),
+    Option(
+        name="networks",
+        field="networks",
+        metavar="NAME,NAME",
+        help="Only these networks; it narrows a pass and never widens it.",
+        parse=_networks,
+    ),
+    Option(
+        name="max-remove",
+        field="max_remove",
+        metavar="N",
+        help="Remove at most N reservations in one pass.",
+        parse=_count,
+    ),
+    Option(
+        name="dry-run",
+        field="dry_run",
+        metavar=None,
+        help="Decide and report, remove nothing.",
+        parse=_truth,
+    ),
+    Option(
+        name="pods-file",
+        field="pods_file",
+        metavar="FILE",
+        help="`kubectl get pods -A -o json` instead of the API (not for a live node's clean).",
+        parse=_path,
+    ),
+    Option(
+        name="sandboxes-file",
+        field="sandboxes_file",
+        metavar="FILE",
+        help="`crictl pods -o json` instead of the runtime (not for a live node's clean).",
+        parse=_path,
+    ),
+    Option(
+        name="broker",
+        field="broker",
+        metavar="URL",
+        help="The Redis that sweeps go through. [redis://127.0.0.1:6379/0]",
+        parse=_broker,
+    ),
+    Option(
+        name="static-nodes",
+        field="static_nodes",
+        metavar="NAME,NAME",
+        help="The nodes of a sweep.",
+        parse=_parts(node_name),
+    ),
+    Option(
+        name="schedule",
+        field="schedule",
+        metavar="CRON",
+        help="When Beat starts the sweep, in cron form. [0 8 * * 1]",
+        parse=_schedule,
+    ),
+    Option(
+        name="timezone",
+        field="timezone",
+        metavar="ZONE",
+        help="The time zone of the schedule. [UTC]",
+        parse=_timezone,
+    ),
+    Option(
+        name="debug",
+        field="debug",
+        metavar=None,
+        help="Tell more on stderr.",
+        parse=_truth,
+    ),
+)
+
+
+def load_settings(flags: Mapping[str, str], environ: Mapping[str, str], *, config: str | None = None) -> Settings:
+    """The settings of a node, each from the first place that has it.
+
+    `flags` are by the name of the option; `config` is the file that a flag named. An unknown key of the file is a warning.
+
+    Raises:
+        UsageError: a value is not what its option wants, or a named file cannot be read.
+    """
+    _warn_of_typos(environ)
+    named = config or environ.get("CNI_CLEANUP_CONFIG")
+    home = environ.get("HOME")
+    file = named or (os.path.join(home, CONFIG_FILE) if home else None)
+    in_file = _read_config(file, required=named is not None) if file else {}
+    values: dict[str, Any] = {}
+    for option in OPTIONS:
+        found = _first(option, flags, environ, in_file, file)
+        if found is None:
+            continue
+        where, text = found
+        try:
+            values[option.field] = option.parse(text)
+        except ValueError as error:
+            raise UsageError(f"{where} is {text[:80]!r}: {error}") from error
+    in_cluster = bool(environ.get("KUBERNETES_SERVICE_HOST"))
+    return Settings(**values, pod_uid=environ.get("POD_UID") or None, in_cluster=in_cluster)
+
+
+def settings_from_environment() -> Settings:
+    """The settings of a process that has no command line of ours: one that `celery` started.
+
+    Raises:
+        UsageError: see load_settings.
+    """
+    return load_settings({}, os.environ)
+
+
+def _warn_of_typos(environ: Mapping[str, str]) -> None:
+    names = {option.name for option in OPTIONS} | _NO_SETTINGS
+    known = {f"{_PREFIX}{name.upper().replace('-', '_')}" for name in names}
+    for name in sorted(name for name in environ if name.startswith(_PREFIX) and name not in known):
+        _log.warning("the variable %s is none of this program's and is ignored", name, extra={"action": "unknown_variable"})
+
+
+def _first(
+    option: Option, flags: Mapping[str, str], environ: Mapping[str, str], in_file: Mapping[str, str], file: str | None
+) -> tuple[str, str] | None:
+    """Where a setting is written, for people, and what stands there."""
+    if option.name in flags:
+        return f"--{option.name}", flags[option.name]
+    for variable in (option.variable, option.other_variable):
+        # An empty variable is how manifests leave one out.
+        if variable is not None and environ.get(variable):
+            return variable, environ[variable]
+    if option.name in in_file:
+        return f"{option.name} in {file}", in_file[option.name]
+    return None
+
+
+def _read_config(path: str, *, required: bool) -> dict[str, str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not required:
+            return {}
+        raise UsageError(f"the config file {path} does not exist") from error
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"the config file {path} cannot be read: {why}") from error
+    # Imported here: most nodes have no such file, and need not wait for it.
+    import yaml
+
+    try:
+        value = yaml.safe_load(text)
+    # PyYAML lets some of what it meets in a bad scalar through as it is.
+    except (ValueError, LookupError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        raise UsageError(f"the config file {path} cannot be read: {' '.join(str(error).split())}") from error
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UsageError(f"the config file {path} has no lines of the form `name: value`")
+    known = {option.name for option in OPTIONS} | _NO_SETTINGS
+    in_file = {str(key).replace("_", "-"): _as_text(inner) for key, inner in value.items()}
+    for key in sorted(in_file.keys() - known):
+        _log.warning("%s: unknown key %s is ignored", path, key, extra={"action": "unknown_key"})
+    return {key: inner for key, inner in in_file.items() if key in known}
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return ",".join(str(inner) for inner in value)
+    # A key without a value is no wish for the default: it may have been meant to narrow the pass.
+    return "" if value is None else str(value)

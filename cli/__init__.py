@@ -1,0 +1,5 @@
+"""What a person types."""
+
+from cli.program import main
+
+__all__ = ["main"]

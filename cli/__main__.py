@@ -1,0 +1,5 @@
+"""`python -m cli` is `cni-cleanup`."""
+
+from cli.program import main
+
+main()

@@ -1,0 +1,83 @@
+"""The options that every command shares, before or after its name."""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import click
+
+from cni.settings import Settings
+from workers.configuration import OPTIONS, load_settings
+
+_log = logging.getLogger(__name__)
+
+_GIVEN = "cli.options.given"
+
+EVERY = ("config", *(option.name for option in OPTIONS))
+"""The names of all shared options."""
+
+FLEET = ("broker", "static-nodes", "schedule", "timezone")
+"""Of those, what a single node does without."""
+
+NODE = tuple(name for name in EVERY if name not in FLEET)
+"""And what it needs."""
+
+MORE = "Every option that commands share: cni-cleanup --help"
+"""Under the help of a command."""
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def shared_options(*shown: str) -> Callable[[Command], Command]:
+    """Give a command, or the program itself, every option of the contract. Their values go into the context.
+
+    Its help lists those that are `shown`; the program's own lists them all.
+    """
+
+    def decorate(function: Command) -> Command:
+        for option in reversed(OPTIONS):
+            takes: dict[str, Any] = {"is_flag": True, "default": None} if option.metavar is None else {"metavar": option.metavar}
+            function = click.option(
+                f"--{option.name}",
+                help=option.help,
+                hidden=option.name not in shown,
+                expose_value=False,
+                callback=_keep,
+                **takes,
+            )(function)
+        return click.option(
+            "--config",
+            metavar="FILE",
+            help="A YAML file with the same names. [~/.api-cni-cleanup.yaml]",
+            hidden="config" not in shown,
+            expose_value=False,
+            callback=_keep,
+        )(function)
+
+    return decorate
+
+
+def settings_of(context: click.Context) -> Settings:
+    """The settings of a command: its flags, then those given before its name, then environment, config file, defaults.
+
+    Raises:
+        UsageError: a value is not what its option wants.
+    """
+    given: Mapping[str, str] = context.meta.get(_GIVEN, {})
+    flags = {name: value for name, value in given.items() if name != "config"}
+    logging.basicConfig(level=logging.WARNING, format="cni-cleanup: %(message)s", force=True)
+    settings = load_settings(flags, os.environ, config=given.get("config"))
+    if settings.debug:
+        logging.getLogger().setLevel(logging.DEBUG)
+    # The broker's URL may hold a password.
+    _log.debug("settings: %s", replace(settings, broker="..."))
+    return settings
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: str | bool | None) -> None:  # noqa: FBT001  # click's signature
+    """Options of the command are parsed after the program's own, so that the nearer one wins."""
+    if value is not None:
+        name = str(parameter.name).replace("_", "-")
+        context.meta.setdefault(_GIVEN, {})[name] = "true" if value is True else str(value)

@@ -17,6 +17,9 @@ _COMMANDS = {
     "scan": "cli.commands_node",
     "clean": "cli.commands_node",
     "restore": "cli.commands_node",
+    "worker": "cli.commands_fleet",
+    "control": "cli.commands_fleet",
+    "beat": "cli.commands_fleet",
 }
 
 

@@ -1,0 +1,66 @@
+"""
+The scheduler's settings and its start, for `celery -A beat beat` and `cni-cleanup beat`.
+
+Beat imports every task module, so nothing here or in `tasks` imports what works on a node.
+"""
+
+from typing import Any
+
+from beat.schedule import cron, time_zone
+from cni.settings import Settings
+from tasks import app, broker, names
+from tasks.celery_app import SWEEP_EXPIRES
+
+ENTRY = "weekly-sweep"
+"""The schedule's only entry, as redbeat keeps it in Redis."""
+
+KEY_PREFIX = "cni-cleanup:beat:"
+"""What the names of redbeat's keys begin with."""
+
+
+def configuration(settings: Settings) -> dict[str, Any]:
+    """Beat's own part of Celery's settings.
+
+    Raises:
+        Refused: the schedule or the time zone is none.
+    """
+    return {
+        # The operator's, in this process only: a schedule at 08:00 means the clock on the wall.
+        "timezone": time_zone(settings.timezone),
+        "beat_schedule": {ENTRY: {"task": names.SWEEP, "schedule": cron(settings.schedule)}},
+        # Two replicas with Celery's own scheduler fire twice, and a lost state file loses a due sweep.
+        "beat_scheduler": "redbeat.RedBeatScheduler",
+        # Seconds: how often the lock is renewed, and how often a second replica asks for it.
+        "beat_max_loop_interval": 10,
+        # Seconds until another replica may take over from one that died; redbeat's own default is 25 minutes.
+        "redbeat_lock_timeout": 60,
+        # An outage over the due time is caught up for so long; the sweep's message lives as long.
+        "beat_cron_starting_deadline": SWEEP_EXPIRES,
+        # It answers `celery inspect ping -d celerybeat@HOST`, and not when the scheduler no longer ticks.
+        "beat_enable_remote_control": True,
+        # redbeat will stop taking the broker's, and says so at every start.
+        "redbeat_redis_url": settings.broker,
+        "redbeat_redis_options": {
+            "socket_timeout": 30,
+            "socket_connect_timeout": 10,
+            "socket_keepalive": True,
+        },
+        "redbeat_key_prefix": KEY_PREFIX,
+    }
+
+
+def start(settings: Settings, *, loglevel: str = "INFO") -> None:
+    """Run the scheduler until it is stopped.
+
+    Raises:
+        Refused: the schedule or the time zone is none.
+        BrokerAway: Redis does not answer at the start.
+    """
+    configuration(settings)
+    app.use(settings)
+    # redbeat would end with a thousand lines of traceback.
+    broker.require(settings.broker)
+    app.Beat(loglevel=loglevel, quiet=True).run()
+
+
+app.add_defaults(lambda: configuration(app.settings))

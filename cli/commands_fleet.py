@@ -1,0 +1,47 @@
+"""The commands of the distributed part: the long-running processes."""
+
+import sys
+
+import click
+
+from cli.options import MORE, NODE, settings_of, shared_options
+from cni.settings import Settings
+
+# Each command imports what it runs: Celery takes half a second, and beat must not load what a worker needs.
+
+
+@click.command(short_help="Run this node's worker.", epilog=MORE)
+@shared_options(*NODE, "broker")
+@click.pass_context
+def worker(context: click.Context) -> None:
+    """Run this node's worker: it does the jobs of this node, and no other's."""
+    from tasks.worker import start
+
+    settings = settings_of(context)
+    sys.exit(start(settings, loglevel=_loglevel(settings)))
+
+
+@click.command(short_help="Run the worker that does the sweeps.", epilog=MORE)
+@shared_options("broker", "static-nodes", "config", "debug")
+@click.pass_context
+def control(context: click.Context) -> None:
+    """Run the worker that does the sweeps: it asks every node for one pass."""
+    from tasks.worker import start_control
+
+    settings = settings_of(context)
+    sys.exit(start_control(settings, loglevel=_loglevel(settings)))
+
+
+@click.command(short_help="Run the scheduler.", epilog=MORE)
+@shared_options("broker", "schedule", "timezone", "config", "debug")
+@click.pass_context
+def beat(context: click.Context) -> None:
+    """Run the scheduler: it asks for a sweep when one is due."""
+    from beat import start
+
+    settings = settings_of(context)
+    start(settings, loglevel=_loglevel(settings))
+
+
+def _loglevel(settings: Settings) -> str:
+    return "DEBUG" if settings.debug else "INFO"

@@ -1,0 +1,5 @@
+"""The distributed part: thin tasks around one node's pass, and the sweep that asks every node for one."""
+
+from tasks.celery_app import app
+
+__all__ = ["app"]

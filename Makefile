@@ -1,3 +1,4 @@
+# make demo    a small cluster on this machine: three nodes and one sweep
 # make test    every check there is; .ci/run runs the same
 # make venv    only .venv, with all that development needs
 # make pins    resolve requirements/*.txt anew from pyproject.toml
@@ -14,8 +15,10 @@ venv := .venv
 bin := $(venv)/bin
 # --no-compile: byte-compiling everything that is installed takes longer than importing what is used.
 pip := $(bin)/python -m pip --disable-pip-version-check install --no-compile --prefer-binary
+# All that the demo needs is among the pins of development: where those are installed, they serve it too.
+demo_pins := $(if $(wildcard $(venv)/installed-dev),dev,demo)
 
-.PHONY: help venv test pins clean
+.PHONY: help venv demo test pins clean
 
 help:
 	@sed -n -e 's/^# \(make \|PYTHON=\)/\1/p' Makefile
@@ -42,6 +45,9 @@ $(venv)/installed-%: requirements/%.txt pyproject.toml | $(venv)/made
 	touch $@
 
 venv: $(venv)/installed-dev
+
+demo: $(venv)/installed-$(demo_pins)
+	@$(bin)/cni-cleanup demo --nodes 3
 
 test: $(venv)/installed-dev
 	@echo "== ruff check"

@@ -1,4 +1,4 @@
-"""The commands of the distributed part: the long-running processes."""
+"""The commands of the distributed part: the long-running processes, and the demo."""
 
 import sys
 
@@ -41,6 +41,16 @@ def beat(context: click.Context) -> None:
 
     settings = settings_of(context)
     start(settings, loglevel=_loglevel(settings))
+
+
+@click.command(short_help="A small cluster on this machine.")
+@click.option("--nodes", type=click.IntRange(1, 9), default=3, show_default=True, help="How many nodes.")
+@click.option("--keep", is_flag=True, help="Leave it running afterwards, and say what to try.")
+def demo(*, nodes: int, keep: bool) -> None:
+    """Run a small cluster on this machine, with an embedded Redis, and one sweep over it."""
+    from cli.demo import run
+
+    sys.exit(run(nodes, keep=keep))
 
 
 def _loglevel(settings: Settings) -> str:

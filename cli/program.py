@@ -20,6 +20,7 @@ _COMMANDS = {
     "worker": "cli.commands_fleet",
     "control": "cli.commands_fleet",
     "beat": "cli.commands_fleet",
+    "demo": "cli.commands_fleet",
 }
 
 

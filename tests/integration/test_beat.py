@@ -1,0 +1,146 @@
+"""Beat with a real Redis: the sweep is asked for when it is due, once, and only then."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+import redis
+from celery.schedules import crontab
+from redbeat import RedBeatSchedulerEntry  # type: ignore[import-untyped]  # it has no types
+
+import beat
+from cli.demo.processes import Process, Processes, running
+from cni.settings import Settings
+from tasks.celery_app import SWEEP_EXPIRES, CleanupApp
+from tests.support.fleet import READY_WITHIN
+from tests.support.polling import until
+from tests.support.program import REPOSITORY, child_environment
+
+pytestmark = pytest.mark.timeout(200)
+
+ZONE = "Asia/Kolkata"
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    with running(tmp_path) as processes:
+        yield processes
+
+
+@pytest.fixture
+def client(redis_url: str) -> "Iterator[redis.Redis]":
+    with contextlib.closing(redis.Redis.from_url(redis_url)) as client:
+        yield client
+
+
+def start_beat(processes: Processes, redis_url: str, schedule: str, name: str = "beat") -> Process:
+    """One replica, as `cni-cleanup beat` runs it."""
+    variables = {"BROKER": redis_url, "SCHEDULE": schedule, "TIMEZONE": ZONE}
+    environment = child_environment({f"CNI_CLEANUP_{key}": value for key, value in variables.items()})
+    return processes.start(name, [sys.executable, "-m", "cli", "beat", "--debug"], environment, REPOSITORY)
+
+
+def daily_at(moment: datetime) -> str:
+    """A cron line for the minute of `moment`, every day, in Beat's time zone."""
+    local = moment.astimezone(ZoneInfo(ZONE))
+    return f"{local.minute} {local.hour} * * *"
+
+
+def remember_last_run(redis_url: str, schedule: str, last_run: datetime) -> None:
+    """Leave the entry in Redis as a Beat does that was there at `last_run` and then went away."""
+    app = CleanupApp("before", set_as_current=False)
+    app.use(Settings(broker=redis_url))
+    app.add_defaults(lambda: beat.configuration(app.settings))
+    entry = RedBeatSchedulerEntry(beat.ENTRY, "tasks.sweep", crontab.from_string(schedule), app=app, last_run_at=last_run)
+    entry.save()
+
+
+def has_ticked(process: Process) -> bool:
+    """Whether this replica holds the lock and has looked for what is due, to the end."""
+    said = process.log_end(500)
+    return "beat: Waking up" in said
+
+
+def test_an_outage_over_the_due_time_is_caught_up_exactly_once_by_two_replicas(
+    processes: Processes, redis_url: str, client: "redis.Redis"
+):
+    now = datetime.now(UTC)
+    schedule = daily_at(now - timedelta(hours=1))
+    remember_last_run(redis_url, schedule, now - timedelta(hours=2))
+    replicas = [start_beat(processes, redis_url, schedule, name) for name in ("one", "two")]
+    until(lambda: any(map(has_ticked, replicas)), seconds=READY_WITHIN, what="the first tick")
+    first, second = replicas if has_ticked(replicas[0]) else reversed(replicas)
+    until(lambda: "beat: Acquiring lock" in second.log_end(500), seconds=READY_WITHIN, what="the second replica")
+    assert not has_ticked(second)
+    first.terminate()
+    until(lambda: has_ticked(second), seconds=READY_WITHIN, what="the second replica's first tick")
+
+    (message,) = client.lrange("control", 0, -1)
+    headers = json.loads(message)["headers"]
+    assert headers["task"] == "tasks.sweep"
+    left = datetime.fromisoformat(headers["expires"]) - datetime.now(UTC)
+    assert timedelta(0) < timedelta(seconds=SWEEP_EXPIRES) - left < timedelta(minutes=5)
+
+
+def test_a_first_start_asks_for_nothing_until_the_sweep_is_due(processes: Processes, redis_url: str, client: "redis.Redis"):
+    due = (datetime.now(UTC) + timedelta(hours=2)).replace(second=0, microsecond=0)
+    process = start_beat(processes, redis_url, daily_at(due))
+    until(lambda: has_ticked(process), seconds=READY_WITHIN, what="the first tick")
+    assert client.llen("control") == 0
+    scheduled: Any = client.zrange(f"{beat.KEY_PREFIX}:schedule", 0, -1, withscores=True)
+    ((key, score),) = scheduled
+    assert key.decode() == f"{beat.KEY_PREFIX}{beat.ENTRY}"
+    # redbeat cuts fractions of a second off.
+    assert score == pytest.approx(due.timestamp(), abs=1)
+
+
+def test_an_outage_that_was_too_long_is_not_caught_up(processes: Processes, redis_url: str, client: "redis.Redis"):
+    now = datetime.now(UTC)
+    schedule = daily_at(now - timedelta(hours=8))
+    remember_last_run(redis_url, schedule, now - timedelta(hours=9))
+    process = start_beat(processes, redis_url, schedule)
+    until(lambda: has_ticked(process), seconds=READY_WITHIN, what="the first tick")
+    assert client.llen("control") == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "why"),
+    [
+        pytest.param("CNI_CLEANUP_SCHEDULE", "60 8 * * 1", "not a schedule", id="schedule"),
+        pytest.param("CNI_CLEANUP_TIMEZONE", "Mars/Olympus", "time zone", id="time zone"),
+    ],
+)
+@pytest.mark.parametrize("command", [["cli", "beat"], ["celery", "-A", "beat", "beat"]], ids=["own", "celery"])
+def test_nonsense_ends_beat_with_one_line(redis_url: str, command: list[str], variable: str, value: str, why: str):
+    environment = child_environment({"CNI_CLEANUP_BROKER": redis_url, variable: value})
+    ended = subprocess.run(
+        [sys.executable, "-m", *command],
+        env=environment,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert why in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_celery_beat_runs_the_same_schedule(processes: Processes, redis_url: str, client: "redis.Redis"):
+    environment = child_environment({"CNI_CLEANUP_BROKER": redis_url})
+    process = processes.start("celery", [sys.executable, "-m", "celery", "-A", "beat", "beat"], environment, REPOSITORY)
+    key = f"{beat.KEY_PREFIX}{beat.ENTRY}"
+    until(lambda: client.exists(key) or not process.running(), seconds=READY_WITHIN, what="the entry")
+    assert process.running(), process.log_end()
+    definition = json.loads(client.hget(key, "definition") or b"")
+    assert definition["task"] == "tasks.sweep"
+    assert (definition["schedule"]["minute"], definition["schedule"]["hour"]) == ("0", "8")
+    assert definition["schedule"]["day_of_week"] == "1"

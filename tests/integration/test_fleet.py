@@ -1,0 +1,251 @@
+"""Jobs through Celery, with real workers on recorded nodes and a real Redis."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.exceptions import TaskRevokedError
+
+from cli.demo.processes import running
+from tasks.celery_app import NODE_JOB_EXPIRES
+from tasks.errors import Refused, WrongNode
+from tests.support.fleet import DONE_WITHIN, Fleet, start_fleet
+from tests.support.polling import until
+from tests.support.program import REPOSITORY, child_environment
+from tests.support.redis_server import find_server
+from tests.support.redis_server import running as redis_running
+from tests.support.skips import require
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Three nodes that clean, one in whose own settings the dry run is on, and one that is down."""
+    server = find_server()
+    require(server, "no Redis server: apt install redis-server, or install the demo extra")
+    assert server is not None
+    directory = tmp_path_factory.mktemp("fleet")
+    known = ["node-1", "node-2", "node-3", "node-4", "node-down"]
+    with redis_running(server, tmp_path_factory.mktemp("redis")) as broker, running(directory) as processes:
+        yield start_fleet(processes, broker, directory, known=known, cautious=["node-4"])
+
+
+def celery(fleet: Fleet, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """The `celery` command, as an operator has it."""
+    return subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "tasks", *arguments],
+        env=child_environment({"CNI_CLEANUP_BROKER": fleet.broker}),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=DONE_WITHIN,
+        check=False,
+    )
+
+
+def sender_past_the_router(fleet: Fleet, serializer: str = "json") -> Celery:
+    """Somebody who writes to Redis without this program's router."""
+    sender = Celery("stranger", broker=fleet.broker, backend=fleet.broker, set_as_current=False)
+    sender.conf.update(
+        task_serializer=serializer, accept_content=["json", "pickle"], broker_transport_options={"priority_steps": [0]}
+    )
+    return sender
+
+
+def sweep(fleet: Fleet, nodes: list[str], *, dry_run: bool = False) -> str:
+    """One sweep over `nodes`, waited for; its id."""
+    result = fleet.app.send_task("tasks.sweep", kwargs={"nodes": nodes, "dry_run": dry_run})
+    fleet.wait(result)
+    until(lambda: fleet.ledger.progress(result.id).complete, seconds=DONE_WITHIN, what="the sweep")
+    return str(result.id)
+
+
+def test_celery_call_reaches_the_nodes_queue_and_its_result_is_the_summary(fleet: Fleet):
+    called = celery(fleet, "call", "tasks.scan_node", "--args", '["node-2"]')
+    assert called.returncode == 0, called.stderr
+    summary = fleet.wait(fleet.app.AsyncResult(called.stdout.strip()))
+    assert summary["schema"] == "cni-cleanup/report/1"
+    assert summary["node"] == "node-2"
+    assert summary["aborted"] is None
+    assert "files" not in summary
+
+
+def test_celery_result_prints_what_the_node_answered(fleet: Fleet):
+    called = celery(fleet, "call", "tasks.scan_node", "--kwargs", '{"node": "node-1"}')
+    shown = celery(fleet, "result", called.stdout.strip())
+    assert shown.returncode == 0, shown.stderr
+    assert "'node': 'node-1'" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        pytest.param(["tasks.clean_node", "--args", '["Bad_Node"]'], "not the name of a node", id="malformed"),
+        pytest.param(["tasks.clean_node"], "no node is named", id="no node"),
+        pytest.param(["tasks.clean"], "no such task", id="no such task"),
+        pytest.param(["tasks.scan_node", "--args", '["node-1"]', "--queue", "celery"], "leave the queue out", id="own queue"),
+    ],
+)
+def test_celery_call_refuses_nonsense_in_one_line_and_sends_nothing(fleet: Fleet, arguments: list[str], why: str):
+    before = fleet.redis.info("commandstats")["cmdstat_lpush"]["calls"]
+    called = celery(fleet, "call", *arguments)
+    assert called.returncode == 2
+    assert called.stdout == ""
+    assert why in called.stderr
+    assert len(called.stderr.splitlines()) == 1
+    assert fleet.redis.info("commandstats")["cmdstat_lpush"]["calls"] == before
+
+
+def test_another_nodes_job_fails_and_does_nothing(fleet: Fleet):
+    trees = {name: node.reservations() for name, node in fleet.nodes.items()}
+    result = sender_past_the_router(fleet).send_task("tasks.clean_node", ["node-2"], queue="node.node-1")
+    with pytest.raises(WrongNode, match="this is node node-1: the job for node-2 was not done"):
+        fleet.wait(result)
+    assert {name: node.reservations() for name, node in fleet.nodes.items()} == trees
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "why"),
+    [
+        pytest.param({"dry_run": "false"}, "dry_run must be true or false", id="dry_run as text"),
+        pytest.param({"sweep_id": "../x"}, "not the id of a sweep", id="malformed sweep id"),
+        pytest.param({"max_remove": 10**6}, "max_remove", id="an argument that there is not"),
+    ],
+)
+def test_a_malformed_message_fails_and_does_nothing(fleet: Fleet, kwargs: dict[str, Any], why: str):
+    leaked = fleet.leak("node-1", "10.88.9.1", "1" * 64)
+    with pytest.raises((Refused, TypeError), match=why):
+        fleet.wait(fleet.app.send_task("tasks.clean_node", ["node-1"], kwargs))
+    assert leaked in fleet.nodes["node-1"].reservations()
+
+
+def test_a_message_can_ask_for_a_dry_run(fleet: Fleet):
+    leaked = fleet.leak("node-1", "10.88.9.2", "2" * 64)
+    summary = fleet.ask("tasks.clean_node", "node-1", True)
+    assert summary["policy"]["dry_run"] is True
+    assert leaked in fleet.nodes["node-1"].reservations()
+
+
+def test_a_message_cannot_overrule_the_nodes_own_dry_run(fleet: Fleet):
+    node = fleet.nodes["node-4"]
+    before = node.reservations()
+    assert node.leaked <= set(before)
+    summary = fleet.ask("tasks.clean_node", "node-4", False)
+    assert summary["policy"]["dry_run"] is True
+    assert summary["aborted"] is None
+    assert node.reservations() == before
+
+
+def test_an_expired_message_is_not_run(fleet: Fleet):
+    leaked = fleet.leak("node-1", "10.88.9.3", "3" * 64)
+    sender = sender_past_the_router(fleet)
+    past = datetime.now(UTC) - timedelta(seconds=5)
+    result = sender.send_task("tasks.clean_node", ["node-1"], queue="node.node-1", expires=past)
+    with pytest.raises(TaskRevokedError, match="expired"):
+        fleet.wait(result)
+    assert leaked in fleet.nodes["node-1"].reservations()
+
+
+def test_a_pickled_message_is_refused(fleet: Fleet):
+    leaked = fleet.leak("node-1", "10.88.9.4", "4" * 64)
+    result = sender_past_the_router(fleet, "pickle").send_task("tasks.clean_node", ["node-1"], queue="node.node-1")
+    # The queue is first in, first out: when the next job is done, the one before has been dealt with.
+    fleet.ask("tasks.scan_node", "node-1")
+    assert leaked in fleet.nodes["node-1"].reservations()
+    assert result.state == "PENDING"
+    assert "ContentDisallowed" in fleet.workers["node-1"].log_end(200)
+
+
+def test_a_sweep_cleans_every_node_and_fills_the_ledger(fleet: Fleet):
+    names = ["node-1", "node-2", "node-3"]
+    results = set(fleet.redis.scan_iter("celery-task-meta-*"))
+    sweep_id = sweep(fleet, names)
+    reports = fleet.ledger.reports(sweep_id)
+    assert sorted(reports) == sorted(fleet.ledger.expected(sweep_id)) == names
+    for name, report in reports.items():
+        assert (report["node"], report["sweep_id"], report["aborted"]) == (name, sweep_id, None)
+        left = fleet.nodes[name].reservations()
+        assert not fleet.nodes[name].leaked & set(left)
+        assert fleet.nodes[name].live <= set(left)
+    # The sweep has a result, its jobs have the ledger.
+    assert set(fleet.redis.scan_iter("celery-task-meta-*")) - results == {f"celery-task-meta-{sweep_id}".encode()}
+
+
+def test_a_repeated_message_of_a_sweep_cleans_nothing_twice(fleet: Fleet):
+    sweep_id = sweep(fleet, ["node-1"])
+    first = fleet.ledger.report(sweep_id, "node-1")
+    leaked = fleet.leak("node-1", "10.88.9.5", "5" * 64)
+    again = fleet.app.send_task("tasks.clean_node", ["node-1"], {"sweep_id": sweep_id})
+    assert fleet.wait(again) == first
+    assert leaked in fleet.nodes["node-1"].reservations()
+    sweep(fleet, ["node-1"])
+    assert leaked not in fleet.nodes["node-1"].reservations()
+
+
+def test_a_repeated_sweep_asks_only_the_nodes_that_have_not_finished(fleet: Fleet):
+    nodes = ["node-1", "node-2"]
+    sweep_id = sweep(fleet, nodes)
+    fleet.app.AsyncResult(sweep_id).forget()
+    answer = fleet.wait(fleet.app.send_task("tasks.sweep", kwargs={"nodes": nodes}, task_id=sweep_id))
+    assert answer == {"sweep_id": sweep_id, "expected": 2, "asked": 0, "dry_run": False}
+
+
+def test_a_dry_sweep_is_dry_on_every_node(fleet: Fleet):
+    leaked = fleet.leak("node-2", "10.93.9.6", "6" * 64)
+    report = fleet.ledger.report(sweep(fleet, ["node-2"], dry_run=True), "node-2")
+    assert report is not None
+    assert report["policy"]["dry_run"] is True
+    assert leaked in fleet.nodes["node-2"].reservations()
+
+
+def test_a_node_that_is_down_is_expected_and_its_job_waits_with_an_expiry(fleet: Fleet):
+    result = fleet.app.send_task("tasks.sweep", kwargs={"nodes": ["node-down"]})
+    assert fleet.wait(result)["asked"] == 1
+    assert fleet.ledger.expected(result.id) == {"node-down"}
+    assert not fleet.ledger.progress(result.id).complete
+    (message,) = fleet.redis.lrange("node.node-down", 0, -1)
+    headers = json.loads(message)["headers"]
+    left = datetime.fromisoformat(headers["expires"]) - datetime.now(UTC)
+    assert timedelta(0) < timedelta(seconds=NODE_JOB_EXPIRES) - left < timedelta(minutes=5)
+    assert headers["ignore_result"] is True
+    # Nothing is declared for a queue by whoever only sends to it: two keys of each would stay for ever.
+    assert not fleet.redis.exists("_kombu.binding.node.node-down")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "why"),
+    [
+        pytest.param(["node-9"], "not among the nodes to sweep: node-9", id="unknown"),
+        pytest.param("node-1", "must be a list of node names", id="no list"),
+    ],
+)
+def test_a_sweep_of_unknown_nodes_fails_and_asks_nobody(fleet: Fleet, nodes: object, why: str):
+    result = fleet.app.send_task("tasks.sweep", kwargs={"nodes": nodes})
+    with pytest.raises(Refused, match=why):
+        fleet.wait(result)
+    assert fleet.ledger.expected(result.id) == frozenset()
+
+
+def test_every_message_expires_also_one_sent_by_hand(fleet: Fleet):
+    fleet.app.send_task("tasks.scan_node", ["node-nowhere"])
+    (message,) = fleet.redis.lrange("node.node-nowhere", 0, -1)
+    expires = datetime.fromisoformat(json.loads(message)["headers"]["expires"])
+    assert timedelta(hours=23) < expires - datetime.now(UTC) <= timedelta(hours=24)
+
+
+def test_a_stopped_worker_ends_with_status_zero_and_leaves_what_is_queued(fleet: Fleet):
+    worker = fleet.workers["node-3"]
+    worker.terminate()
+    until(lambda: not worker.running(), what="the end of the worker")
+    ended = os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    assert ended is not None
+    assert (ended.si_code, ended.si_status) == (os.CLD_EXITED, 0)
+    fleet.app.send_task("tasks.scan_node", ["node-3"])
+    assert fleet.redis.llen("node.node-3") == 1

@@ -1,0 +1,58 @@
+"""The demo's parts that need no process: its nodes, and how it judges what became of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cli.demo.nodes import environment, make, write_environment
+from cli.demo.show import check
+from workers.configuration import load_settings
+
+
+def test_nodes_are_copies_of_the_recorded_ones_under_their_own_names(tmp_path: Path):
+    nodes = make(4, tmp_path)
+    assert [node.name for node in nodes] == ["node-1", "node-2", "node-3", "node-4"]
+    for node in nodes:
+        there = set(node.reservations())
+        assert node.leaked
+        assert node.live
+        assert not node.leaked & node.live
+        assert node.leaked | node.live == there
+        pods = json.loads((node.directory / "pods.json").read_text())["items"]
+        assert {pod["spec"]["nodeName"] for pod in pods} == {node.name}
+    assert len({node.story for node in nodes}) == 3
+
+
+def test_a_processs_environment_says_what_the_settings_say(tmp_path: Path):
+    (node,) = make(1, tmp_path)
+    settings = node.settings("redis://127.0.0.1:1/0")
+    assert load_settings({}, {**environment(settings), "HOME": str(tmp_path)}) == settings
+
+
+def test_the_file_for_a_shell_holds_the_environment(tmp_path: Path):
+    (node,) = make(1, tmp_path / "with a blank")
+    write_environment(node, "redis://127.0.0.1:1/0")
+    lines = (node.directory / "env").read_text().splitlines()
+    assert "export CNI_CLEANUP_NODE=node-1" in lines
+    assert f"export CNI_CLEANUP_ROOT='{node.directory}/root'" in lines
+
+
+def test_a_node_is_right_when_all_leaked_are_gone_and_all_live_are_there(tmp_path: Path):
+    (node,) = make(1, tmp_path)
+    before = node.reservations()
+    after = {path: data for path, data in before.items() if path in node.live}
+    assert check(node, before, after).right
+    assert not check(node, before, before).right
+    assert not check(node, before, {}).right
+
+
+@pytest.mark.parametrize("data", [b"", b"0" * 64])
+def test_a_live_reservation_that_was_changed_is_not_there(tmp_path: Path, data: bytes):
+    (node,) = make(1, tmp_path)
+    before = node.reservations()
+    after = {path: content for path, content in before.items() if path in node.live}
+    after[min(node.live)] = data
+    found = check(node, before, after)
+    assert found.live_there == found.live - 1
+    assert not found.right

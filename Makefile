@@ -1,5 +1,6 @@
 # make demo    a small cluster on this machine: three nodes and one sweep
 # make test    every check there is; .ci/run runs the same
+# make bench   what is claimed about speed and footprint, measured
 # make venv    only .venv, with all that development needs
 # make pins    resolve requirements/*.txt anew from pyproject.toml
 # make clean   remove what the others made
@@ -18,7 +19,7 @@ pip := $(bin)/python -m pip --disable-pip-version-check install --no-compile --p
 # All that the demo needs is among the pins of development: where those are installed, they serve it too.
 demo_pins := $(if $(wildcard $(venv)/installed-dev),dev,demo)
 
-.PHONY: help venv demo test pins clean
+.PHONY: help venv demo test bench pins clean
 
 help:
 	@sed -n -e 's/^# \(make \|PYTHON=\)/\1/p' Makefile
@@ -61,6 +62,9 @@ test: $(venv)/installed-dev
 	echo "== pytest: unit, contract, integration, e2e"
 	$(bin)/pytest --durations=5 tests/unit tests/contract tests/integration tests/e2e
 
+bench: $(venv)/installed-$(demo_pins)
+	@$(bin)/python bench/run.py
+
 # uv is not among the pins: it is only needed here. The development pins come first and bind the others, so that one
 # .venv can serve all. The versions that are found do not depend on this machine or its Python (--universal).
 pins: tools/find-python
@@ -81,7 +85,7 @@ pins: tools/find-python
 	! grep -n '://' requirements/*.txt
 
 clean:
-	@rm -rf $(venv) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(venv) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache bench/pass
 	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .ONESHELL:

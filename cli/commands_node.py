@@ -23,7 +23,7 @@ from workers.state import State
 _log = logging.getLogger(__name__)
 
 _HINTS: dict[Problem, str] = {
-    "no-lock": "has no lock file, as if nothing had ever allocated there: look whose it is, and remove it by hand if nobody's",
+    "no-lock": "has no lock file: nothing has allocated there, or a host-local older than 0.7, which cannot be kept out",
     "lock-busy": "is locked by others for too long: see which host-local process hangs, then run this again",
     "lock-error": "cannot be locked: see the note on it, then run this again",
     "read-only": "may not be written: mount it read-write and run as root",

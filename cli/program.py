@@ -74,8 +74,11 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        program.main(arguments, standalone_mode=False)
-        sys.stdout.flush()
+        try:
+            program.main(arguments, standalone_mode=False)
+        finally:
+            # Also where the command ends with a status of its own: at the exit it would be too late for one line.
+            sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help(), err=True)
         sys.exit(2)

@@ -60,10 +60,12 @@ def show_scan(console: Console, report: Report) -> None:
 
 def _answer(report: Report, directories: AbstractSet[str]) -> str:
     """What was asked, in one line."""
-    verdicts = [decision.verdict for item, decision, _ in report.rows() if item.directory in directories]
+    verdicts = [decision.verdict for item, decision, _ in report.rows() if item.directory in directories and item.ip is not None]
     leftovers = [decision.verdict for item, decision, _ in report.rows() if item.kind != "reservation"]
     leaked = verdicts.count("leaked")
     of_all = f"{leaked} of {len(verdicts)} reservations leaked, {leftovers.count('leaked')} of {len(leftovers)} other files"
+    if undecided := verdicts.count("undecided"):
+        of_all += f", {undecided} reservations undecided"
     return f"{of_all}: `cni-cleanup clean` removes what a second look confirms" if leaked else of_all
 
 

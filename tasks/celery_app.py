@@ -102,6 +102,7 @@ class CleanupApp(Celery):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._settings: Settings | None = None
+        self._was_given_settings = False
         self.add_defaults(lambda: configuration(self.settings))
 
     @property
@@ -129,6 +130,7 @@ class CleanupApp(Celery):
         if self._settings is not None:
             raise RuntimeError("the application has its settings already")
         self._settings = settings
+        self._was_given_settings = True
 
     def send_task(  # type: ignore[override]  # the stubs name every option
         self, name: str, args: Any = None, kwargs: Any = None, **options: Any
@@ -137,11 +139,12 @@ class CleanupApp(Celery):
 
         Raises:
             Refused: the message goes nowhere.
-            BrokerAway: Redis does not answer; asked only for who brings no producer, as the sweep and Beat do.
+            BrokerAway: Redis does not answer; asked only in a process of the `celery` command, where somebody waits for it.
+                Workers were given their settings, and publish with Celery's patience; so does Beat, by its own producer.
         """
         if options.get("expires") is None:
             options["expires"] = SWEEP_EXPIRES if name == names.SWEEP else AD_HOC_EXPIRES
-        if options.get("producer") is None:
+        if not self._was_given_settings and options.get("producer") is None:
             routing.route(name, args, kwargs, options)
             # Celery would try for 20 s and end with two hundred lines of traceback.
             broker.require(self.settings.broker)

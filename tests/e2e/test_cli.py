@@ -285,6 +285,10 @@ class TestTables:
         assert "3 files are held as restored" in cli(tree, "scan").out
         assert remaining(tree) == {LIVE, DEAD}
 
+    def test_a_scan_that_cannot_tell_says_what_is_undecided(self, tree: NodeTree):
+        out = cli(tree, "scan", "--min-age", "1h").out
+        assert re.search(r"^0 of 2 reservations leaked, .*, 1 reservations undecided$", out, re.MULTILINE), out
+
     def test_nothing_to_do_is_said(self, tree: NodeTree):
         cli(tree, "clean")
         assert "nothing is leaked" in cli(tree, "clean").out

@@ -99,6 +99,7 @@ def summary(report: Report) -> dict[str, Any]:
         "aborted": report.aborted and {"reason": report.aborted.reason, "detail": report.aborted.detail},
         "witnesses": dict(report.witnesses),
         "networks": report.network_rows,
+        "outcomes": dict(Counter(report.outcomes.values())),
         "findings": list(report.findings),
     }
 

@@ -30,6 +30,8 @@ class Settings:
     confirm_after: float = 60.0
     #: Narrows a pass to these networks.
     networks: frozenset[str] | None = None
+    #: Percent of a network's capacity at which a worker makes a pass of its own accord; 0 is never.
+    early_at: int = 80
     #: The most reservations that one pass removes.
     max_remove: int | None = None
     #: Decide and report, remove nothing.

@@ -123,6 +123,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _percent(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,3}", text) or int(text) > 100:
+        raise ValueError("a percentage from 0 (never) to 100 is wanted")
+    return int(text)
+
+
 def _truth(text: str) -> bool:
     if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
         raise ValueError("true or false is wanted")
@@ -131,7 +137,7 @@ def _truth(text: str) -> bool:
 
 def _broker(text: str) -> str:
     wanted = "a Redis URL such as redis://:password@host:6379/0 is wanted"
-    if not re.fullmatch(r"(redis|rediss|redis\+socket|unix)://\S+", text):
+    if not re.fullmatch(r"rediss?://[^\s/]+\S*", text):
         raise ValueError(wanted)
     try:
         urlsplit(text).port  # noqa: B018  # reading it is what checks it
@@ -235,6 +241,13 @@ OPTIONS: tuple[Option, ...] = (
         parse=_count,
     ),
     Option(
+        name="early-at",
+        field="early_at",
+        metavar="PERCENT",
+        help="When a network is so full, the worker makes a pass at once; 0 is never. [80]",
+        parse=_percent,
+    ),
+    Option(
         name="dry-run",
         field="dry_run",
         metavar=None,
@@ -327,6 +340,21 @@ def settings_from_environment() -> Settings:
         UsageError: see load_settings.
     """
     return load_settings({}, os.environ)
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """`settings` as the variables that `settings_from_environment` reads them from, in a process that this one starts."""
+    written = {option.variable: _written(getattr(settings, option.field)) for option in OPTIONS}
+    return {variable: text for variable, text in written.items() if text}
+
+
+def _written(value: object) -> str:
+    """A setting as its option parses it; empty where there is none."""
+    if isinstance(value, (tuple, frozenset)):
+        return ",".join(sorted(value) if isinstance(value, frozenset) else value)
+    if isinstance(value, float):
+        return f"{value!r}s"
+    return "" if value is None else _as_text(value)
 
 
 def _warn_of_typos(environ: Mapping[str, str]) -> None:

@@ -90,7 +90,7 @@ def list_node(
             _list_leftovers(root, f"{cni_dir}/{plugin}", "scratch", known, found)
     there = {network.name for network in networks}
     found.findings += (f"there is no network {name} here, which --networks names" for name in sorted((only or set()) - there))
-    configs = _configurations(root, conf_dirs, found.findings)
+    configs = configurations(root, conf_dirs, found.findings)
     return Listing(
         networks=[
             replace(one, config=configs.get(one.name) or _cached_configuration(one.name, found.attachments)) for one in networks
@@ -327,7 +327,7 @@ def _read_scratch(fd: int, status: os.stat_result, directory: str, name: str) ->
     return Item("scratch", directory, name, None, subject, name, None, contents.stamp, contents.data)
 
 
-def _configurations(root: Root, conf_dirs: tuple[str, ...], findings: list[str]) -> dict[str, NetworkConfig]:
+def configurations(root: Root, conf_dirs: tuple[str, ...], findings: list[str]) -> dict[str, NetworkConfig]:
     """The networks that conf-dir configures, by name; of several files with one name the first, as the runtimes take it."""
     configs: dict[str, NetworkConfig] = {}
     subnet_env = _read_small(root, SUBNET_ENV)

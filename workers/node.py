@@ -41,6 +41,11 @@ def _unobserved(step: str) -> None:
     """Nobody watches."""
 
 
+def _never() -> bool:
+    """Nobody can stop it but by the file `hold`."""
+    return False
+
+
 def scan(settings: Settings, *, clock: Clock | None = None) -> Report:
     """Read and explain on one look; nothing is written anywhere.
 
@@ -69,16 +74,18 @@ def clean(
     dry_run: bool = False,
     clock: Clock | None = None,
     observe: Observe = _unobserved,
+    is_stopped: Callable[[], bool] = _never,
 ) -> Report:
     """One pass over this node. However it ends, the report tells, and is written to the state directory with the totals.
 
-    `dry_run` turns removal off for this pass; it cannot turn it on.
+    `dry_run` turns removal off for this pass; it cannot turn it on. `is_stopped` is asked before each batch, as the file `hold`
+    is looked for: it must not wait for anything.
 
     Raises:
         UsageError: the settings contradict each other, or name what is not there; nothing was done.
     """
     clock = clock or SystemClock()
-    node = _Node(settings, clock, observe, sweep_id=sweep_id, dry_run=dry_run)
+    node = _Node(settings, clock, observe, sweep_id=sweep_id, dry_run=dry_run, is_stopped=is_stopped)
     if settings.is_offline and node.root.is_live and not node.policy.dry_run:
         raise UsageError(
             "witness files are evidence about another moment, and this is a running node: use them with scan, --dry-run, or the"
@@ -120,12 +127,20 @@ class _Node:
     """The parts of one scan or pass, wired."""
 
     def __init__(
-        self, settings: Settings, clock: Clock, observe: Observe, *, sweep_id: str | None = None, dry_run: bool = False
+        self,
+        settings: Settings,
+        clock: Clock,
+        observe: Observe,
+        *,
+        sweep_id: str | None = None,
+        dry_run: bool = False,
+        is_stopped: Callable[[], bool] = _never,
     ) -> None:
         self.settings = settings
         self.clock = clock
         self.observe = observe
         self.sweep_id = sweep_id
+        self.is_stopped = is_stopped
         self.policy = settings.policy(dry_run=dry_run)
         self.root = Root(settings.root)
         self.state = State(settings.state_dir)
@@ -267,7 +282,7 @@ class _Node:
             yield from Remover(
                 root=self.root,
                 journal=journal,
-                is_on_hold=self.state.is_on_hold,
+                is_on_hold=self._is_on_hold,
                 wall_ns=self.clock.wall_ns,
                 pods=pods,
                 observe=self.observe,
@@ -278,6 +293,11 @@ class _Node:
             with contextlib.suppress(PassAborted):
                 journal.sync()
             journal.close()
+
+    def _is_on_hold(self) -> bool:
+        if self.is_stopped():
+            raise PassAborted("hold", "the sweep was stopped: what was not removed by then is left")
+        return self.state.is_on_hold()
 
     def refuse_hold(self) -> None:
         """Not to begin what a `hold` would stop.

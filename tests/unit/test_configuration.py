@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from cni.errors import UsageError
 from cni.settings import Settings
-from workers.configuration import CONFIG_FILE, OPTIONS, Option, load_settings, node_name, seconds, settings_from_environment
+from workers.configuration import (
+    CONFIG_FILE,
+    OPTIONS,
+    Option,
+    environment_of,
+    load_settings,
+    node_name,
+    seconds,
+    settings_from_environment,
+)
 
 BY_NAME = {option.name: option for option in OPTIONS}
 
@@ -31,13 +40,14 @@ VALUES: dict[str, list[tuple[str, Any]]] = {
     "confirm-after": [("60s", 60.0), ("0.5s", 0.5), ("2m", 120.0)],
     "networks": [("a", {"a"}), ("a,b", {"a", "b"}), (" a.b_c-1 ,, d", {"a.b_c-1", "d"})],
     "max-remove": [("0", 0), ("1", 1), ("000999999", 999999)],
+    "early-at": [("0", 0), ("80", 80), ("100", 100)],
     "dry-run": [("true", True), ("no", False), ("YES", True)],
     "pods-file": [("/a", "/a"), ("/b", "/b"), ("c", os.path.abspath("c"))],
     "sandboxes-file": [("/a", "/a"), ("/b", "/b"), ("c", os.path.abspath("c"))],
     "broker": [
         ("redis://h:1/0", "redis://h:1/0"),
         ("rediss://:p@h/1", "rediss://:p@h/1"),
-        ("redis+socket:///run/r", "redis+socket:///run/r"),
+        ("rediss://h?ssl_ca_certs=/ca", "rediss://h?ssl_ca_certs=/ca"),
     ],
     "static-nodes": [("a", ("a",)), ("a,b", ("a", "b")), (" a , ,b.c", ("a", "b.c"))],
     "schedule": [("0 8 * * 1", "0 8 * * 1"), ("*/5 * * * *", "*/5 * * * *"), ("30 4 1 * *", "30 4 1 * *")],
@@ -57,10 +67,12 @@ NONSENSE: dict[str, list[str]] = {
     "confirm-after": ["", "soon", "-1", "s", "1..5s"],
     "networks": ["", ",", " ", "a,*", "a/b", "../x", ".a", "-a", "a b", "é"],
     "max-remove": ["", "-1", "1.5", "many", "1e3", " 1", "\u0661", "1_000", "9" * 10],
+    "early-at": ["", "101", "-1", "80%", "0.8", "often", "\u0661", "1000"],
     "dry-run": ["maybe", "2", "on", "truee"],
     "pods-file": ["", "a\0"],
     "sandboxes-file": ["", "a\0"],
-    "broker": ["", "localhost", "http://h:1", "redis:", "redis://", "redis:// h", "amqp://h", "redis://h:99999999/0", "redis://h:port/0"],
+    "broker": ["", "localhost", "http://h:1", "redis:", "redis://", "redis:// h", "amqp://h", "redis+socket:///run/r", "unix:///r"]
+    + ["redis://h:99999999/0", "redis://h:port/0"],
     "static-nodes": ["", " , ", "A", "a,B", "a,b c", "a;b"],
     # What the five fields say only Beat can read: tests/unit/test_schedule.py.
     "schedule": ["", "nonsense", "0 8 * *", "0 8 * * 1 2"],
@@ -81,6 +93,13 @@ def load(flags: dict[str, str] | None = None, variables: dict[str, str] | None =
 def written(path: Path, document: Any) -> Path:
     path.write_text(document if isinstance(document, str) else yaml.safe_dump(document))
     return path
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_process_that_is_started_with_settings_reads_the_same(option: Option, which: int):
+    settings = load({option.name: VALUES[option.name][which][0]})
+    assert load(variables=environment_of(settings)) == settings
 
 
 def one_line(error: pytest.ExceptionInfo[UsageError]) -> str:

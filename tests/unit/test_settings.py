@@ -19,6 +19,7 @@ PROMISED = {
     "min_age": 15 * 60.0,
     "confirm_after": 60.0,
     "networks": None,
+    "early_at": 80,
     "max_remove": None,
     "dry_run": False,
     "pods_file": None,
@@ -48,6 +49,7 @@ def test_the_help_names_the_defaults():
         assert seconds(shown.pop(name)) == PROMISED[name]
     assert shown.pop("node") == "NODE_NAME"
     assert shown.pop("conf_dirs") == "/etc/cni/net.d and k3s' own"
+    assert int(shown.pop("early_at")) == PROMISED["early_at"]
     assert shown == {name: PROMISED[name] for name in shown}
     assert {"api", "cnifiles", "root", "state_dir", "runtime_endpoint", "broker", "schedule", "timezone"} <= shown.keys()
 

@@ -24,6 +24,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
     Raises:
         Refused: the schedule or the time zone is none.
     """
+    secured = broker.tls(settings.broker)
     return {
         # The operator's, in this process only: a schedule at 08:00 means the clock on the wall.
         "timezone": time_zone(settings.timezone),
@@ -32,16 +33,18 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "beat_scheduler": "redbeat.RedBeatScheduler",
         # Seconds: how often the lock is renewed, and how often a second replica asks for it.
         "beat_max_loop_interval": 10,
-        # Seconds until another replica may take over from one that died; redbeat's own default is 25 minutes.
-        "redbeat_lock_timeout": 60,
+        # Seconds until the lock of a replica that died is free. With the interval above, another one takes over within a minute;
+        # with redbeat's own default it would be 25.
+        "redbeat_lock_timeout": 45,
         # An outage over the due time is caught up for so long; the sweep's message lives as long.
         "beat_cron_starting_deadline": SWEEP_EXPIRES,
         # It answers `celery inspect ping -d celerybeat@HOST`, and not when the scheduler no longer ticks.
         "beat_enable_remote_control": True,
         # redbeat will stop taking the broker's, and says so at every start.
-        "redbeat_redis_url": settings.broker,
+        "redbeat_redis_url": broker.without_query(settings.broker),
+        **({"redbeat_redis_use_ssl": secured} if secured else {}),
         "redbeat_redis_options": {
-            "socket_timeout": 30,
+            "socket_timeout": broker.ANSWERS_WITHIN,
             "socket_connect_timeout": 10,
             "socket_keepalive": True,
         },

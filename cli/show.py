@@ -55,7 +55,7 @@ def show_scan(console: Console, report: Report) -> None:
     _show_networks(console, report)
     _show_rest(console, report)
     if not report.aborted:
-        _say(console, _answer(report, {network.directory for network in listed}))
+        say(console, _answer(report, {network.directory for network in listed}))
 
 
 def _answer(report: Report, directories: AbstractSet[str]) -> str:
@@ -82,23 +82,23 @@ def show_pass(console: Console, report: Report, *, undo: str) -> None:
     others = Counter(outcome for index, outcome in report.outcomes.items() if items[index].kind != "reservation")
     for what, outcomes in (("reservations", reservations), ("results and scratch files", others)):
         if outcomes:
-            _say(console, f"{what}: " + ", ".join(f"{count} {_WHAT_BECAME[one]}" for one, count in outcomes.most_common()))
+            say(console, f"{what}: " + ", ".join(f"{count} {_WHAT_BECAME[one]}" for one, count in outcomes.most_common()))
     if not report.outcomes and not report.aborted:
-        _say(console, "nothing is leaked: nothing was removed")
+        say(console, "nothing is leaked: nothing was removed")
     if report.count("removed"):
-        _say(console, f"undo: {undo}")
+        say(console, f"undo: {undo}")
 
 
 def show_removed(console: Console, records: Sequence[Record]) -> None:
     """What `restore` can give back."""
     if not records:
-        _say(console, "the journal has nothing to give back")
+        say(console, "the journal has nothing to give back")
     # In lines that can be copied, not in a table that folds them.
     for pass_id, of_pass in itertools.groupby(records, key=lambda record: record.pass_id):
         group = list(of_pass)
-        _say(console, f"pass {pass_id}, {len(group)} {'file' if len(group) == 1 else 'files'}", style="bold")
+        say(console, f"pass {pass_id}, {len(group)} {'file' if len(group) == 1 else 'files'}", style="bold")
         for record in group:
-            _say(console, "  " + "  ".join(filter(None, (record.path, record.reason, record.pod))))
+            say(console, "  " + "  ".join(filter(None, (record.path, record.reason, record.pod))))
 
 
 def show_restored(console: Console, results: Iterable[Restored], *, release: str) -> None:
@@ -106,9 +106,9 @@ def show_restored(console: Console, results: Iterable[Restored], *, release: str
     back = 0
     for result in results:
         back += result.outcome == "restored"
-        _say(console, f"{result.outcome} {result.record.path}" + (f": {result.detail}" if result.detail else ""))
+        say(console, f"{result.outcome} {result.record.path}" + (f": {result.detail}" if result.detail else ""))
     if back:
-        _say(console, f"{back} {'file is' if back == 1 else 'files are'} back, and held until: {release}")
+        say(console, f"{back} {'file is' if back == 1 else 'files are'} back, and held until: {release}")
 
 
 def in_order(records: Iterable[Record]) -> list[Record]:
@@ -121,11 +121,13 @@ def in_order(records: Iterable[Record]) -> list[Record]:
     return sorted(records, key=place)
 
 
-def _say(console: Console, text: str, *, style: str | None = None) -> None:
-    console.print(_printable(text), style=style, highlight=False, markup=False, soft_wrap=True)
+def say(console: Console, text: str, *, style: str | None = None) -> None:
+    """One line, as it is."""
+    console.print(printable(text), style=style, highlight=False, markup=False, soft_wrap=True)
 
 
-def _table(title: str) -> Table:
+def new_table(title: str) -> Table:
+    """An empty table in the form of all of ours."""
     return Table(
         title=escape(title),
         title_justify="left",
@@ -137,7 +139,8 @@ def _table(title: str) -> Table:
     )
 
 
-def _print_table(console: Console, table: Table) -> None:
+def print_table(console: Console, table: Table) -> None:
+    """A table, and an empty line."""
     if console.is_terminal:
         console.print(table)
         console.print()
@@ -146,8 +149,8 @@ def _print_table(console: Console, table: Table) -> None:
     with console.capture() as captured:
         console.print(table)
     for line in captured.get().splitlines():
-        _say(console, line.rstrip())
-    _say(console, "")
+        say(console, line.rstrip())
+    say(console, "")
 
 
 def _title(network: Network, rows: Sequence[Row]) -> str:
@@ -158,7 +161,7 @@ def _title(network: Network, rows: Sequence[Row]) -> str:
 
 
 def _show_files(console: Console, title: str, rows: list[Row], report: Report, *, more: int = 0) -> None:
-    table = _table(title)
+    table = new_table(title)
     table.add_column("file", no_wrap=all(item.kind == "reservation" for item, _, _ in rows), overflow="fold")
     table.add_column("verdict", no_wrap=True)
     table.add_column("why", no_wrap=True)
@@ -173,15 +176,15 @@ def _show_files(console: Console, title: str, rows: list[Row], report: Report, *
     shown = rows[:MOST_ROWS]
     shown.sort(key=lambda row: (_URGENCY[row[1].verdict], _by_address(row[0].name)))
     for item, decision, outcome in shown:
-        cells = [escape(_printable(_name(item))), f"[{_COLOURS[decision.verdict]}]{decision.verdict}[/]", decision.reason]
+        cells = [escape(printable(_name(item))), f"[{_COLOURS[decision.verdict]}]{decision.verdict}[/]", decision.reason]
         cells += [outcome or ""] if report.outcomes else []
         cells += [_age(report.age_seconds(item))]
         cells += [(item.container_id or "")[:10]] if with_ids else []
         table.add_row(*cells, escape(report.pod_of(item) or ""))
-    _print_table(console, table)
+    print_table(console, table)
     left = more + len(rows) - len(shown)
     if left:
-        _say(console, f"... and {left} more: --json has them all")
+        say(console, f"... and {left} more: --json has them all")
 
 
 def _by_address(name: str) -> tuple[int, int, str]:
@@ -192,7 +195,7 @@ def _by_address(name: str) -> tuple[int, int, str]:
     return (address.version, int(address), name)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A file may have any name: no terminal may take one for its own commands."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
@@ -210,33 +213,33 @@ def _name(item: Item) -> str:
 def _show_networks(console: Console, report: Report) -> None:
     if not report.networks:
         if not report.aborted:
-            _say(console, "there is no network of host-local here")
+            say(console, "there is no network of host-local here")
         return
     columns = ("network", "reserved", "capacity", "keep", "undecided", "leaked", "removed", "problem")
-    table = _table("networks")
+    table = new_table("networks")
     for column in columns:
         words = column in ("network", "problem")
         table.add_column(column, justify="left" if words else "right", no_wrap=not words, overflow="fold")
     for row in report.network_rows:
         table.add_row(
-            escape(_printable(row["name"])),
+            escape(printable(row["name"])),
             str(row["reservations"]),
             "?" if row["capacity"] is None else str(row["capacity"]),
             *(str(row[column]) for column in ("keep", "undecided", "leaked", "removed")),
             row["problem"] or "",
         )
-    _print_table(console, table)
+    print_table(console, table)
 
 
 def _show_rest(console: Console, report: Report) -> None:
     states = [f"{name} {state}" for name, state in report.witnesses.items()]
     if any(state.startswith("unknown") for state in report.witnesses.values()):
         for state in states:
-            _say(console, f"witness: {state}")
+            say(console, f"witness: {state}")
     elif states:
-        _say(console, f"witnesses: {', '.join(states)}")
+        say(console, f"witnesses: {', '.join(states)}")
     for finding in report.findings:
-        _say(console, f"note: {finding}")
+        say(console, f"note: {finding}")
 
 
 def _age(seconds: float | None) -> str:

@@ -16,6 +16,12 @@ from tasks.errors import refusing
 _HOUR = 3600
 _DAY = 24 * _HOUR
 
+SOFT_TIME_LIMIT = 50 * 60
+"""Seconds after which a job is told to end; five minutes later its process is killed."""
+
+VISIBILITY_TIMEOUT = 2 * _HOUR
+"""Seconds until a job whose worker was killed, and did not give it back, is given to a worker again."""
+
 SWEEP_EXPIRES = 6 * _HOUR
 """Seconds until the message of a sweep that nobody took is thrown away by the worker that finds it: as long as Beat may catch up
 (see beat), later than that the next one is as good."""
@@ -31,12 +37,16 @@ def configuration(settings: Settings) -> dict[str, Any]:
     """Celery's settings for a fleet that `settings` describe.
 
     Raises:
-        Refused: the node's name is none.
+        Refused: the node's name is none, or the broker's URL says nonsense about TLS.
     """
+    url = broker.without_query(settings.broker)
+    secured = broker.tls(settings.broker)
     return {
-        "broker_url": settings.broker,
+        "broker_url": url,
         # For `celery call` and `celery result`; a sweep's messages carry ignore_result and its ledger counts.
-        "result_backend": settings.broker,
+        "result_backend": url,
+        # Said outright: of a rediss URL alone kombu makes a connection that takes any certificate.
+        **({"broker_use_ssl": secured, "redis_backend_use_ssl": secured} if secured else {}),
         "result_expires": AD_HOC_EXPIRES,
         # JSON only: unpickling a message would run whatever its sender likes, as root on every node.
         "task_serializer": "json",
@@ -65,8 +75,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "task_retry_on_worker_lost": True,
         "task_annotations": {"*": {"max_retries": 2, "default_retry_delay": 10}},
         # Both below the visibility timeout: a job that outlives it runs again and again.
-        "task_soft_time_limit": 50 * 60,
-        "task_time_limit": 55 * 60,
+        "task_soft_time_limit": SOFT_TIME_LIMIT,
+        "task_time_limit": SOFT_TIME_LIMIT + 5 * 60,
         # With REMAP_SIGTERM=SIGQUIT (see tasks.worker): a stopped worker lets its job run on for so long, then puts it back in
         # the queue. Below the pod's grace period.
         "worker_soft_shutdown_timeout": 30,
@@ -79,18 +89,18 @@ def configuration(settings: Settings) -> dict[str, Any]:
         # No pool: 6 connections a worker, idle or after an inspect, not 8. With one of 1, inspect hung.
         "broker_pool_limit": 0,
         "broker_transport_options": {
-            "visibility_timeout": 2 * _HOUR,
+            "visibility_timeout": VISIBILITY_TIMEOUT,
             # Seconds that one BRPOP waits: 0.2 commands a second and worker; a SIGTERM may wait as long.
             "polling_interval": 5,
             # No message has a priority: one list per queue to ask instead of four. In every process the same.
             "priority_steps": [0],
             # Half-open connections are noticed; above what a BRPOP and a health check may take.
-            "socket_timeout": 30,
+            "socket_timeout": broker.ANSWERS_WITHIN,
             "socket_connect_timeout": 10,
             "socket_keepalive": True,
             "client_name": "cni-cleanup" if settings.node is None else names.node_name(settings.node),
         },
-        "redis_socket_timeout": 30,
+        "redis_socket_timeout": broker.ANSWERS_WITHIN,
         "redis_socket_connect_timeout": 10,
         "redis_socket_keepalive": True,
     }
@@ -151,4 +161,4 @@ class CleanupApp(Celery):
         return super().send_task(name, args, kwargs, **options)
 
 
-app = CleanupApp("cni-cleanup", include=("tasks.node_tasks", "tasks.sweep"))
+app = CleanupApp("cni-cleanup", include=("tasks.node_tasks", "tasks.sweep", "tasks.signs"))

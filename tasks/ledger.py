@@ -1,21 +1,89 @@
-"""What became of a sweep, in Redis: a hash of the nodes' reports, the set of the nodes asked, the facts."""
+"""
+What became of the sweeps, in Redis; nothing here decides what that means (see tasks.account).
+
+For 30 days, of each sweep: `cni-cleanup:sweep:<id>` is a hash of the nodes' reports. Beside it are `:expected` and `:asked`, sets
+of nodes; `:signs`, a hash of what is known of those that have not reported; and `:meta`, its facts.
+"""
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, cast
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+from tasks import broker
 from tasks.celery_app import app
+from tasks.errors import Refused
 
 if TYPE_CHECKING:
     from redis import Redis
+    from redis.client import Pipeline
 
 KEPT_FOR = 30 * 24 * 3600
 """Seconds: four weekly sweeps can be looked back at."""
 
+LEASE = 30
+"""Seconds for which a process that asks a sweep's nodes has it to itself, unless it says so again."""
+
 Summary = dict[str, Any]
 """A report without its files (`cni.report.summary`)."""
+
+What = Literal["begun", "failed", "discarded", "stopped"]
+"""What is known of a node that has not reported: its job has begun, or failed, or came too late, or met the stop switch."""
+
+_PREFIX = "cni-cleanup:"
+_SWEEPS = f"{_PREFIX}sweeps"
+_CURRENT = f"{_PREFIX}sweeping"
+_WORKERS = f"{_PREFIX}workers"
+_NODES = f"{_PREFIX}nodes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sign:
+    """The last that was heard of a node's job, short of a report."""
+
+    what: What
+    #: Seconds since 1970, by the node's own clock.
+    at: float
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """A sweep itself; times in seconds since 1970."""
+
+    sweep_id: str
+    started: float
+    dry_run: bool
+    selector: str | None = None
+    #: Seconds between two nodes.
+    spread: float = 0.0
+    #: The nodes that were named, where some were.
+    nodes: tuple[str, ...] | None = None
+    #: Why each node that never runs the worker was left out.
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    #: Until then answers are waited for.
+    until: float | None = None
+    #: When the last node was asked.
+    all_asked: float | None = None
+    #: When somebody stopped it.
+    stopped: float | None = None
+    #: Why it ended before its nodes were asked.
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """All that is known of a sweep at one moment."""
+
+    facts: Facts
+    expected: frozenset[str]
+    asked: frozenset[str]
+    reports: Mapping[str, Summary]
+    signs: Mapping[str, Sign]
+    #: When the worker of a node was last there, for those that have not reported.
+    seen: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +91,8 @@ class Progress:
     """How far a sweep is, in nodes."""
 
     expected: int
+    asked: int
     reported: int
-
-    @property
-    def complete(self) -> bool:
-        """Whether every node that was asked has reported. A sweep that asked nobody yet is not complete."""
-        return 0 < self.expected <= self.reported
 
 
 def is_finished(summary: Mapping[str, Any]) -> bool:
@@ -42,16 +106,90 @@ class Ledger:
     def __init__(self, client: "Redis") -> None:
         self._redis = client
 
-    def begin(self, sweep_id: str, nodes: Iterable[str], *, started: datetime, dry_run: bool) -> None:
-        """Note which nodes a sweep asks. Said again of the same sweep, the first beginning stands."""
-        key = _key(sweep_id)
+    # What the sweep writes
+
+    def begin(self, facts: Facts) -> None:
+        """Note a sweep. Said again of the same one, the first beginning stands."""
+        key = _key(facts.sweep_id)
+        given = {
+            "started": facts.started,
+            "dry_run": facts.dry_run,
+            "selector": facts.selector,
+            "spread": facts.spread,
+            "nodes": facts.nodes,
+        }
         with self._redis.pipeline() as batch:
-            batch.sadd(f"{key}:expected", *nodes)
-            batch.hsetnx(f"{key}:meta", "started", started.isoformat())
-            batch.hsetnx(f"{key}:meta", "dry_run", json.dumps(dry_run))
-            batch.expire(f"{key}:expected", KEPT_FOR)
+            for name, value in given.items():
+                batch.hsetnx(f"{key}:meta", name, json.dumps(value))
             batch.expire(f"{key}:meta", KEPT_FOR)
+            batch.zremrangebyscore(_SWEEPS, 0, facts.started - KEPT_FOR)
+            batch.zadd(_SWEEPS, {facts.sweep_id: facts.started}, nx=True)
             batch.execute()
+
+    def expect(self, sweep_id: str, nodes: Iterable[str], *, skipped: Mapping[str, str], until: float) -> None:
+        """Note which nodes a sweep asks, which it leaves out, and until when answers are waited for."""
+        names = list(nodes)
+        with self._redis.pipeline() as batch:
+            batch.sadd(f"{_key(sweep_id)}:expected", *names)
+            batch.sadd(_NODES, *names)
+            batch.expire(f"{_key(sweep_id)}:expected", KEPT_FOR)
+            _note(batch, sweep_id, skipped=dict(skipped), until=until)
+            batch.execute()
+
+    def note_asked(self, sweep_id: str, nodes: Iterable[str]) -> None:
+        """Note that these nodes have been sent their job."""
+        with self._redis.pipeline() as batch:
+            batch.sadd(f"{_key(sweep_id)}:asked", *nodes)
+            batch.expire(f"{_key(sweep_id)}:asked", KEPT_FOR)
+            batch.execute()
+
+    def note_all_asked(self, sweep_id: str, *, at: float) -> None:
+        """Note that every node has been sent its job."""
+        with self._redis.pipeline() as batch:
+            _note(batch, sweep_id, all_asked=at)
+            batch.execute()
+
+    def fail(self, sweep_id: str, why: str) -> None:
+        """Note why a sweep that has begun goes no further."""
+        if self._redis.exists(f"{_key(sweep_id)}:meta"):
+            with self._redis.pipeline() as batch:
+                _note(batch, sweep_id, error=why)
+                batch.execute()
+
+    def take_lease(self, sweep_id: str, token: str) -> bool:
+        """Be the only process that asks this sweep's nodes, for `LEASE` seconds; false where another one is."""
+        return bool(self._redis.set(f"{_key(sweep_id)}:lease", token, nx=True, ex=LEASE))
+
+    def drop_lease(self, sweep_id: str, token: str) -> None:
+        """Be it no longer."""
+        key = f"{_key(sweep_id)}:lease"
+        if self._redis.get(key) == token.encode():
+            self._redis.delete(key)
+
+    def renew_lease(self, sweep_id: str) -> None:
+        """Be it for a while longer."""
+        self._redis.expire(f"{_key(sweep_id)}:lease", LEASE)
+
+    def is_leased(self, sweep_id: str) -> bool:
+        """Whether some process asks this sweep's nodes now."""
+        return bool(self._redis.exists(f"{_key(sweep_id)}:lease"))
+
+    def claim(self, sweep_id: str, over: str | None = None) -> str | None:
+        """Make this the sweep that runs, where none does, or the one that does is `over`; else the id of that one."""
+
+        def swap(batch: "Pipeline") -> str | None:
+            holder = cast("bytes | None", batch.get(_CURRENT))
+            batch.multi()
+            if holder is not None and holder.decode() not in (sweep_id, over):
+                return holder.decode()
+            batch.set(_CURRENT, sweep_id, ex=KEPT_FOR)
+            return None
+
+        # The package's own types have it return nothing.
+        answer: Any = self._redis.transaction(cast("Any", swap), _CURRENT, value_from_callable=True)
+        return cast("str | None", answer)
+
+    # What a node writes
 
     def record(self, sweep_id: str, node: str, summary: Mapping[str, Any]) -> None:
         """Note one node's report. That of a finished pass is not overwritten by that of an aborted one."""
@@ -62,37 +200,197 @@ class Ledger:
                 batch.hset(key, node, text)
             else:
                 batch.hsetnx(key, node, text)
+            batch.hdel(f"{key}:signs", node)
             batch.expire(key, KEPT_FOR)
             batch.execute()
+
+    def sign(self, sweep_id: str, node: str, sign: Sign) -> None:
+        """Note what is known of a node's job short of a report. A node whose job met the stop switch is to be asked again."""
+        key = f"{_key(sweep_id)}:signs"
+        with self._redis.pipeline() as batch:
+            batch.hset(key, node, json.dumps([sign.what, sign.at, sign.why]))
+            batch.expire(key, KEPT_FOR)
+            if sign.what == "stopped":
+                batch.srem(f"{_key(sweep_id)}:asked", node)
+            batch.execute()
+
+    # The stop switch
+
+    def stop(self, sweep_id: str, *, at: float) -> None:
+        """Have the nodes, and the process that asks them, leave off."""
+        with self._redis.pipeline() as batch:
+            _note(batch, sweep_id, stopped=at)
+            batch.execute()
+
+    def resume(self, sweep_id: str) -> None:
+        """Let them go on: who has not answered is asked again, with as much time as it had."""
+        facts = self.facts(sweep_id)
+        with self._redis.pipeline() as batch:
+            batch.hdel(f"{_key(sweep_id)}:meta", "stopped", "all_asked", "error")
+            if facts is not None and facts.until is not None:
+                _note(batch, sweep_id, until=time.time() + facts.until - facts.started)
+            batch.execute()
+
+    def is_stopped(self, sweep_id: str) -> bool:
+        """Whether somebody has stopped it."""
+        return bool(self._redis.hexists(f"{_key(sweep_id)}:meta", "stopped"))
+
+    # What is read
+
+    def sweeps(self) -> list[str]:
+        """The ids of the sweeps on record, newest first."""
+        return [one.decode() for one in cast("list[bytes]", self._redis.zrevrange(_SWEEPS, 0, -1))]
+
+    def current(self) -> str | None:
+        """The sweep that runs, or was the last that did."""
+        holder = cast("bytes | None", self._redis.get(_CURRENT))
+        return None if holder is None else holder.decode()
+
+    def facts(self, sweep_id: str) -> Facts | None:
+        """The sweep itself; None if it is not on record."""
+        return _facts(sweep_id, cast("dict[bytes, bytes]", self._redis.hgetall(f"{_key(sweep_id)}:meta")))
 
     def report(self, sweep_id: str, node: str) -> Summary | None:
         """What `node` reported to this sweep, or None."""
         text = self._redis.hget(_key(sweep_id), node)
         return None if text is None else cast("Summary", json.loads(cast("bytes", text)))
 
-    def reports(self, sweep_id: str) -> dict[str, Summary]:
-        """Every report to this sweep, by node."""
-        found = cast("dict[bytes, bytes]", self._redis.hgetall(_key(sweep_id)))
-        return {node.decode(): json.loads(text) for node, text in found.items()}
-
     def expected(self, sweep_id: str) -> frozenset[str]:
-        """The nodes that this sweep asked."""
-        return frozenset(name.decode() for name in cast("set[bytes]", self._redis.smembers(f"{_key(sweep_id)}:expected")))
+        """The nodes that this sweep asks."""
+        return _names(self._redis.smembers(f"{_key(sweep_id)}:expected"))
+
+    def asked(self, sweep_id: str) -> frozenset[str]:
+        """The nodes that have been sent their job."""
+        return _names(self._redis.smembers(f"{_key(sweep_id)}:asked"))
 
     def progress(self, sweep_id: str) -> Progress:
-        """How many nodes were asked and how many have reported, without reading the reports."""
+        """How many nodes are to be asked, were asked and have reported, without reading the reports."""
+        key = _key(sweep_id)
         with self._redis.pipeline() as batch:
-            batch.scard(f"{_key(sweep_id)}:expected")
-            batch.hlen(_key(sweep_id))
-            expected, reported = batch.execute()
-        return Progress(expected=expected, reported=reported)
+            batch.scard(f"{key}:expected")
+            batch.scard(f"{key}:asked")
+            batch.hlen(key)
+            expected, asked, reported = batch.execute()
+        return Progress(expected=expected, asked=asked, reported=reported)
+
+    def snapshot(self, sweep_id: str, *, reports: bool = True) -> Snapshot | None:
+        """All that is known of a sweep, at one moment; None if it is not on record.
+
+        Without `reports` each is taken for an empty one, which spares reading 5,000 of them.
+        """
+        key = _key(sweep_id)
+        with self._redis.pipeline() as batch:
+            batch.hgetall(f"{key}:meta")
+            batch.smembers(f"{key}:expected")
+            batch.smembers(f"{key}:asked")
+            if reports:
+                batch.hgetall(key)
+            else:
+                batch.hkeys(key)
+            batch.hgetall(f"{key}:signs")
+            meta, expected, asked, reported, signs = batch.execute()
+        facts = _facts(sweep_id, meta)
+        if facts is None:
+            return None
+        known = {node.decode(): json.loads(reported[node]) if reports else {} for node in reported}
+        silent = sorted(_names(expected) - known.keys())
+        return Snapshot(
+            facts=facts,
+            expected=_names(expected),
+            asked=_names(asked),
+            reports=known,
+            signs={node.decode(): _sign(text) for node, text in signs.items()},
+            seen=self.seen(silent),
+        )
+
+    # The workers
+
+    def seen(self, nodes: Iterable[str]) -> dict[str, float]:
+        """When the worker of each of these nodes was last there, in seconds since 1970; never for those that are missing."""
+        names = list(nodes)
+        if not names:
+            return {}
+        found = cast("list[bytes | None]", self._redis.hmget(_WORKERS, names))
+        return {node: float(at) for node, at in zip(names, found, strict=True) if at is not None}
+
+    def known_nodes(self) -> frozenset[str]:
+        """Every node that was ever asked, or whose worker was ever there."""
+        return _names(self._redis.smembers(_NODES)) | _names(self._redis.hkeys(_WORKERS))
+
+    def forget(self, nodes: Iterable[str]) -> None:
+        """Remove what is kept for nodes outside the sweeps: their queues, the queues' bindings, their names.
+
+        A queue leaves its two binding keys for ever (kombu 5.7, transport/redis.py).
+        """
+        names = list(nodes)
+        keys = [
+            key.format(queue=f"node.{node}")
+            for node in names
+            for key in ("{queue}", "_kombu.binding.{queue}", "_kombu.binding_permanent.{queue}")
+        ]
+        with self._redis.pipeline() as batch:
+            batch.delete(*keys)
+            batch.srem(_NODES, *names)
+            batch.hdel(_WORKERS, *names)
+            batch.execute()
 
 
-def open_ledger() -> Ledger:
-    """The ledger, through the result backend's client: one place says how to connect to Redis."""
-    backend: Any = app.backend
-    return Ledger(backend.client)
+def note_worker(client: "Redis", node: str, *, at: float) -> None:
+    """Note that the worker of `node` is there, by whatever connection is at hand: one command, once a minute, on each node."""
+    client.hset(_WORKERS, node, f"{at:.0f}")
+
+
+@contextmanager
+def open_ledger(*, tries: int = 2) -> Iterator[Ledger]:
+    """The ledger in the broker's Redis, which is tried again so many times.
+
+    Raises:
+        redis.RedisError: in the block, where Redis does not answer.
+    """
+    with broker.connected(app.settings.broker, tries=tries) as client:
+        yield Ledger(client)
+
+
+def require_facts(ledger: Ledger, sweep_id: str) -> Facts:
+    """The facts of a sweep that somebody named.
+
+    Raises:
+        Refused: it is not on record.
+    """
+    facts = ledger.facts(sweep_id)
+    if facts is None:
+        raise unknown_sweep(sweep_id)
+    return facts
+
+
+def unknown_sweep(sweep_id: str) -> Refused:
+    """What to say of a sweep that is not on record."""
+    return Refused(f"no sweep {sweep_id} is on record: they are kept for 30 days (cni-cleanup report --list)")
+
+
+def _note(batch: "Pipeline", sweep_id: str, **facts: object) -> None:
+    key = f"{_key(sweep_id)}:meta"
+    batch.hset(key, mapping={name: json.dumps(value) for name, value in facts.items()})
+    batch.expire(key, KEPT_FOR)
+
+
+def _facts(sweep_id: str, meta: Mapping[bytes, bytes]) -> Facts | None:
+    if b"started" not in meta:
+        return None
+    known = {name.decode(): json.loads(text) for name, text in meta.items()}
+    if known.get("nodes") is not None:
+        known["nodes"] = tuple(known["nodes"])
+    return Facts(sweep_id=sweep_id, **known)
+
+
+def _sign(text: bytes) -> Sign:
+    what, at, why = json.loads(text)
+    return Sign(what=what, at=at, why=why)
+
+
+def _names(found: Any) -> frozenset[str]:
+    return frozenset(name.decode() for name in found)
 
 
 def _key(sweep_id: str) -> str:
-    return f"cni-cleanup:sweep:{sweep_id}"
+    return f"{_PREFIX}sweep:{sweep_id}"

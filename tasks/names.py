@@ -14,6 +14,7 @@ from tasks.errors import Refused
 SWEEP = "tasks.sweep"
 CLEAN_NODE = "tasks.clean_node"
 SCAN_NODE = "tasks.scan_node"
+REPORT = "tasks.report"
 
 CONTROL_QUEUE = "control"
 
@@ -51,6 +52,30 @@ def flag(name: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
     raise Refused(f"{name} must be true or false, not {_shown(value)}")
+
+
+def selector(value: object) -> str | None:
+    """`value`, if it can be a label selector or is None; what the API takes, it says itself.
+
+    Raises:
+        Refused: it is no text, or an empty one.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) and value.strip() and value.isprintable() and len(value) <= 1000:
+        return value.strip()
+    raise Refused(f"selector must be a label selector such as pool=workers, not {_shown(value)}")
+
+
+def spread(value: object) -> float:
+    """`value` as seconds between two nodes of a sweep.
+
+    Raises:
+        Refused: it is no number, or not one from 0 to 3600.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 3600:
+        return float(value)
+    raise Refused(f"spread must be a number of seconds from 0 to 3600, not {_shown(value)}")
 
 
 def queue_for(node: str) -> str:

@@ -30,9 +30,9 @@ def route(
 def _queue(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
     if name in (names.CLEAN_NODE, names.SCAN_NODE):
         return names.queue_for(names.node_of(args, kwargs))
-    if name == names.SWEEP:
+    if name in (names.SWEEP, names.REPORT):
         return names.CONTROL_QUEUE
-    raise Refused(f"no such task: {name} (there are {names.SWEEP}, {names.CLEAN_NODE}, {names.SCAN_NODE})")
+    raise Refused(f"no such task: {name} (there are {names.SWEEP}, {names.CLEAN_NODE}, {names.SCAN_NODE}, {names.REPORT})")
 
 
 def _name(queue: object) -> str | None:

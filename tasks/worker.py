@@ -7,48 +7,77 @@ Started with `app.Worker(...).start()`: the `celery worker` command line would c
 import os
 import warnings
 
+from celery import bootsteps
 from celery.exceptions import SecurityWarning
 
 from cni.settings import Settings
-from tasks import names
-from tasks.celery_app import app
+from tasks import broker, names, pulse
+from tasks.celery_app import SOFT_TIME_LIMIT, app
+from tasks.discovery import no_way_to_discover
 from tasks.errors import Refused
+from workers import companion
 from workers.clock import SystemClock, remember_clock
 from workers.state import State
 
 _HEARTBEAT = 60
 """Seconds between heartbeats: at Celery's own 2 s a fleet of 5,000 would send 2,500 of them a second."""
 
+_MOST_CONFIRM_AFTER = SOFT_TIME_LIMIT - 600
+"""Seconds; a pass that waits for longer between its looks would meet the time limit of its job."""
+
 
 def start(settings: Settings, *, loglevel: str = "INFO") -> int:
     """Run the worker of the node in `settings` until it is stopped; its exit status.
 
     Raises:
-        Refused: they name no node, or one that cannot be.
+        Refused: they name no node, or one that cannot be, or have a pass wait longer than a job may take.
         PassAborted: the state directory cannot be written.
+    """
+    node = refuse_nonsense(settings)
+    # A step of the wall clock while no pass runs is noticed only if the worker saw the clocks before it.
+    remember_clock(State(settings.state_dir), SystemClock())
+    beside = companion.Companion(settings=settings, run=companion.in_process(settings), is_alive=pulse.is_turning)
+    end = companion.start(beside)
+    try:
+        return _run(settings, queue=names.queue_for(node), hostname=f"node@{node}", loglevel=loglevel, step=pulse.OfNode)
+    finally:
+        end()
+
+
+def refuse_nonsense(settings: Settings) -> str:
+    """The name of the node in `settings`, if a worker can be started with them.
+
+    Raises:
+        Refused: it cannot.
     """
     if settings.node is None:
         raise Refused("a worker needs the name of its node: --node NAME, or NODE_NAME in the environment")
-    node = names.node_name(settings.node)
-    # A step of the wall clock while no pass runs is noticed only if the worker saw the clocks before it.
-    remember_clock(State(settings.state_dir), SystemClock())
-    return _run(settings, queue=names.queue_for(node), hostname=f"node@{node}", loglevel=loglevel)
+    broker.tls(settings.broker)
+    if settings.confirm_after > _MOST_CONFIRM_AFTER:
+        raise Refused(
+            f"--confirm-after is {settings.confirm_after:g}s: a worker's job ends after {SOFT_TIME_LIMIT // 60} minutes,"
+            f" so at most {_MOST_CONFIRM_AFTER // 60}m is possible (cni-cleanup clean waits as long as you like)"
+        )
+    return names.node_name(settings.node)
 
 
 def start_control(settings: Settings, *, loglevel: str = "INFO") -> int:
     """Run the worker that does the sweeps until it is stopped; its exit status.
 
     Raises:
-        Refused: the settings name no nodes to sweep.
+        Refused: the settings name no nodes to sweep, and no way to find them.
     """
-    if not settings.static_nodes:
-        raise Refused("control needs the nodes of its sweeps: --static-nodes a,b, or CNI_CLEANUP_STATIC_NODES")
+    broker.tls(settings.broker)
+    why = no_way_to_discover(settings)
+    if why is not None:
+        raise Refused(why)
     hostname = f"control@{os.uname().nodename}"
-    return _run(settings, queue=names.CONTROL_QUEUE, hostname=hostname, loglevel=loglevel)
+    return _run(settings, queue=names.CONTROL_QUEUE, hostname=hostname, loglevel=loglevel, step=pulse.OfControl)
 
 
-def _run(settings: Settings, *, queue: str, hostname: str, loglevel: str) -> int:
+def _run(settings: Settings, *, queue: str, hostname: str, loglevel: str, step: type[bootsteps.StartStopStep]) -> int:
     app.use(settings)
+    app.steps["consumer"].add(step)
     # Celery reads it when its worker is imported: SIGTERM then gives a running job back to the queue, after
     # `worker_soft_shutdown_timeout`, instead of waiting for its end longer than a pod is given.
     os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")

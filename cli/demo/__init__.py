@@ -17,13 +17,16 @@ from pathlib import Path
 from rich.console import Console
 
 from cli.demo import redis_server, show
-from cli.demo.nodes import Node, environment, make, write_environment
+from cli.demo.nodes import Node, make, write_environment
 from cli.demo.processes import Interrupted, Processes, running
+from cli.following import follow
 from cni.errors import CleanupError
 from cni.report import document
 from cni.settings import Settings
 from tasks import app, names
 from tasks.ledger import open_ledger
+from tasks.sweep import account_of
+from workers.configuration import environment_of
 from workers.node import scan
 
 _READY_WITHIN = 40.0
@@ -113,7 +116,7 @@ def _start_fleet(nodes: Sequence[Node], broker: str, processes: Processes) -> No
         processes.start(command, _command(command), _environment(fleet), _PACKAGES)
     for node in nodes:
         write_environment(node, broker)
-        own = _environment(environment(node.settings(broker)))
+        own = _environment(environment_of(node.settings(broker)))
         processes.start(f"worker-{node.name}", _command("worker"), own, _PACKAGES)
 
     host = os.uname().nodename
@@ -134,31 +137,17 @@ def _sweep(console: Console, processes: Processes) -> None:
     """One sweep through Celery, with a bar that the ledger moves.
 
     Raises:
-        CleanupError: it failed or was not done in time, a process has ended, or a node's pass was aborted.
+        CleanupError: it failed or was not done in time, a process has ended, or a node was not cleaned.
     """
-    result = app.send_task(names.SWEEP)
-    ledger = open_ledger()
+    sweep_id = app.send_task(names.SWEEP).id
     console.print()
-    show.step(console, "asked", f"{names.SWEEP}, id {result.id}")
-    with show.progress_bar(console) as bar:
-        shown = bar.add_task("sweep", total=None)
-
-        def complete() -> bool:
-            _check_running(processes)
-            if result.failed():
-                raise CleanupError(f"the sweep failed: {result.result}")
-            progress = ledger.progress(result.id)
-            bar.update(shown, total=progress.expected or None, completed=progress.reported)
-            return progress.complete
-
-        done = processes.wait_for(complete, within=_SWEPT_WITHIN)
-    reports = ledger.reports(result.id)
-    if not done:
-        missed = sorted(ledger.expected(result.id) - set(reports))
-        raise CleanupError(f"no report within {_SWEPT_WITHIN:.0f} s from {', '.join(missed) or 'any node'}")
-    for node, report in sorted(reports.items()):
-        if report["aborted"] is not None:
-            raise CleanupError(f"{node} did not clean: {report['aborted']['detail']}")
+    show.step(console, "asked", f"{names.SWEEP}, id {sweep_id}")
+    with open_ledger() as ledger:
+        follow(ledger, sweep_id, console, timeout=_SWEPT_WITHIN, check=lambda: _check_running(processes))
+        account = account_of(ledger, sweep_id)
+    for node in account["nodes"]:
+        if node["state"] != "cleaned":
+            raise CleanupError(f"{node['node']} was not cleaned within {_SWEPT_WITHIN:.0f} s: {node['state']}, {node['why']}")
 
 
 def _restore(node: Node, before: Mapping[str, bytes], broker: str, console: Console) -> bool:
@@ -168,7 +157,7 @@ def _restore(node: Node, before: Mapping[str, bytes], broker: str, console: Cons
     console.print(f"\n[bold]Undo, on {node.name}[/]: cni-cleanup restore --ip {ip}", highlight=False)
     done = subprocess.run(
         [*_command("restore"), "--ip", ip],
-        env=_environment(environment(node.settings(broker))),
+        env=_environment(environment_of(node.settings(broker))),
         cwd=_PACKAGES,
         capture_output=True,
         text=True,
@@ -192,6 +181,8 @@ def _wait(nodes: Sequence[Node], broker: str, directory: Path, console: Console)
         f"  {celery} call tasks.scan_node --args '[\"{node}\"]'",
         f"  {celery} result ID    # of what call has printed",
         f"  {celery} inspect ping",
+        f"  {bin_directory / 'cni-cleanup'} job --autodiscover --spread 0s",
+        f"  {bin_directory / 'cni-cleanup'} report",
         f"  . {directory / node / 'env'}; PATH={bin_directory}:$PATH    # {node}'s settings, for the following",
         "  cni-cleanup restore              # all that the sweep removed on it comes back, and is held",
         "  cni-cleanup restore --release    # until this",

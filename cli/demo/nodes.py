@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cni.settings import Settings
+from workers.configuration import environment_of
 
 _DATA = Path(__file__).parent / "data"
 
@@ -50,6 +51,8 @@ class Node:
             sandboxes_file=str(self.directory / "sandboxes.json"),
             min_age=_MIN_AGE,
             confirm_after=_CONFIRM_AFTER,
+            # Nothing is to happen before the sweep is watched.
+            early_at=0,
             broker=broker,
         )
 
@@ -64,21 +67,6 @@ class Node:
         }
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """`settings` as the variables that the program reads them from."""
-    variables = {
-        "NODE": settings.node,
-        "ROOT": settings.root,
-        "STATE_DIR": settings.state_dir,
-        "PODS_FILE": settings.pods_file,
-        "SANDBOXES_FILE": settings.sandboxes_file,
-        "MIN_AGE": f"{settings.min_age:g}s",
-        "CONFIRM_AFTER": f"{settings.confirm_after:g}s",
-        "BROKER": settings.broker,
-    }
-    return {f"CNI_CLEANUP_{name}": value for name, value in variables.items() if value is not None}
-
-
 def make(count: int, below: Path) -> list[Node]:
     """Make `count` nodes below a directory, from the recorded cases in turn.
 
@@ -91,7 +79,7 @@ def make(count: int, below: Path) -> list[Node]:
 
 def write_environment(node: Node, broker: str) -> None:
     """Write `env`, a shell file that makes the commands of this program work on this node."""
-    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in environment(node.settings(broker)).items()]
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in environment_of(node.settings(broker)).items()]
     (node.directory / "env").write_text("".join(lines))
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from cli.demo.nodes import Node
@@ -80,12 +79,6 @@ def checks(console: Console, title: str, rows: Iterable[tuple[Node, Check]]) -> 
         gone = f"[{colour}]{row.leaked_gone} of {row.leaked}[/]"
         table.add_row(node.name, gone, f"[{colour}]{row.live_there} of {row.live}[/]", node.story)
     _print(console, title, table)
-
-
-def progress_bar(console: Console) -> Progress:
-    """A bar that counts nodes."""
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("nodes"), TimeElapsedColumn())
-    return Progress(TextColumn("[bold]sweep[/]    "), *columns, console=console)
 
 
 def _table(*columns: str) -> Table:

@@ -15,6 +15,7 @@ from celery.exceptions import TaskRevokedError
 from cli.demo.processes import running
 from tasks.celery_app import NODE_JOB_EXPIRES
 from tasks.errors import Refused, WrongNode
+from tasks.sweep import account_of
 from tests.support.fleet import DONE_WITHIN, Fleet, start_fleet
 from tests.support.polling import until
 from tests.support.program import REPOSITORY, child_environment
@@ -61,9 +62,9 @@ def sender_past_the_router(fleet: Fleet, serializer: str = "json") -> Celery:
 
 def sweep(fleet: Fleet, nodes: list[str], *, dry_run: bool = False) -> str:
     """One sweep over `nodes`, waited for; its id."""
-    result = fleet.app.send_task("tasks.sweep", kwargs={"nodes": nodes, "dry_run": dry_run})
+    result = fleet.app.send_task("tasks.sweep", kwargs={"nodes": nodes, "dry_run": dry_run, "spread": 0})
     fleet.wait(result)
-    until(lambda: fleet.ledger.progress(result.id).complete, seconds=DONE_WITHIN, what="the sweep")
+    until(lambda: account_of(fleet.ledger, result.id)["state"] == "complete", seconds=DONE_WITHIN, what="the sweep")
     return str(result.id)
 
 
@@ -167,9 +168,10 @@ def test_a_sweep_cleans_every_node_and_fills_the_ledger(fleet: Fleet):
     names = ["node-1", "node-2", "node-3"]
     results = set(fleet.redis.scan_iter("celery-task-meta-*"))
     sweep_id = sweep(fleet, names)
-    reports = fleet.ledger.reports(sweep_id)
-    assert sorted(reports) == sorted(fleet.ledger.expected(sweep_id)) == names
-    for name, report in reports.items():
+    snapshot = fleet.ledger.snapshot(sweep_id)
+    assert snapshot is not None
+    assert sorted(snapshot.reports) == sorted(snapshot.expected) == names
+    for name, report in snapshot.reports.items():
         assert (report["node"], report["sweep_id"], report["aborted"]) == (name, sweep_id, None)
         left = fleet.nodes[name].reservations()
         assert not fleet.nodes[name].leaked & set(left)
@@ -194,7 +196,7 @@ def test_a_repeated_sweep_asks_only_the_nodes_that_have_not_finished(fleet: Flee
     sweep_id = sweep(fleet, nodes)
     fleet.app.AsyncResult(sweep_id).forget()
     answer = fleet.wait(fleet.app.send_task("tasks.sweep", kwargs={"nodes": nodes}, task_id=sweep_id))
-    assert answer == {"sweep_id": sweep_id, "expected": 2, "asked": 0, "dry_run": False}
+    assert answer == {"sweep_id": sweep_id, "expected": 2, "asked": 0, "dry_run": False, "stopped": False}
 
 
 def test_a_dry_sweep_is_dry_on_every_node(fleet: Fleet):
@@ -209,7 +211,9 @@ def test_a_node_that_is_down_is_expected_and_its_job_waits_with_an_expiry(fleet:
     result = fleet.app.send_task("tasks.sweep", kwargs={"nodes": ["node-down"]})
     assert fleet.wait(result)["asked"] == 1
     assert fleet.ledger.expected(result.id) == {"node-down"}
-    assert not fleet.ledger.progress(result.id).complete
+    account = account_of(fleet.ledger, result.id)
+    assert (account["state"], account["missed"], account["without_worker"]) == ("incomplete", 1, 1)
+    assert account["nodes"][0]["why"] == "no worker has ever been there"
     (message,) = fleet.redis.lrange("node.node-down", 0, -1)
     headers = json.loads(message)["headers"]
     left = datetime.fromisoformat(headers["expires"]) - datetime.now(UTC)

@@ -9,12 +9,13 @@ from typing import Any
 import redis
 from celery.result import AsyncResult
 
-from cli.demo.nodes import Node, environment, make
+from cli.demo.nodes import Node, make
 from cli.demo.processes import Process, Processes
 from cni.settings import Settings
 from tasks.celery_app import CleanupApp
 from tasks.ledger import Ledger
 from tests.support.program import COMMAND, REPOSITORY, child_environment
+from workers.configuration import environment_of
 
 READY_WITHIN = 60.0
 """Seconds; one process needs 1 to 3 on an idle machine."""
@@ -80,7 +81,7 @@ def start_fleet(processes: Processes, broker: str, directory: Path, *, known: Se
     workers = {}
     for node in nodes.values():
         settings = replace(node.settings(broker), min_age=0.0, confirm_after=0.0)
-        own = environment(settings) | {"CNI_CLEANUP_DRY_RUN": str(node.name in cautious).lower()}
+        own = environment_of(settings) | {"CNI_CLEANUP_DRY_RUN": str(node.name in cautious).lower()}
         workers[node.name] = processes.start(node.name, [*COMMAND, "worker"], child_environment(own), REPOSITORY)
     app = client_of(broker)
     client = redis.Redis.from_url(broker)

@@ -97,6 +97,7 @@ def test_the_tasks_are_the_promised_ones():
         "tasks.sweep",
         "tasks.clean_node",
         "tasks.scan_node",
+        "tasks.report",
     }
 
 

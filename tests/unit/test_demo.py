@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.demo.nodes import environment, make, write_environment
+from cli.demo.nodes import make, write_environment
 from cli.demo.show import check
-from workers.configuration import load_settings
+from workers.configuration import environment_of, load_settings
 
 
 def test_nodes_are_copies_of_the_recorded_ones_under_their_own_names(tmp_path: Path):
@@ -27,7 +27,7 @@ def test_nodes_are_copies_of_the_recorded_ones_under_their_own_names(tmp_path: P
 def test_a_processs_environment_says_what_the_settings_say(tmp_path: Path):
     (node,) = make(1, tmp_path)
     settings = node.settings("redis://127.0.0.1:1/0")
-    assert load_settings({}, {**environment(settings), "HOME": str(tmp_path)}) == settings
+    assert load_settings({}, {**environment_of(settings), "HOME": str(tmp_path)}) == settings
 
 
 def test_the_file_for_a_shell_holds_the_environment(tmp_path: Path):

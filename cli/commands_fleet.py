@@ -12,17 +12,23 @@ from cni.settings import Settings
 
 @click.command(short_help="Run this node's worker.", epilog=MORE)
 @shared_options(*NODE, "broker")
+@click.option("--check", is_flag=True, help="Only find out whether it could work here: can it read, lock and ask?")
 @click.pass_context
-def worker(context: click.Context) -> None:
-    """Run this node's worker: it does the jobs of this node, and no other's."""
+def worker(context: click.Context, *, check: bool) -> None:
+    """Run this node's worker: it does the jobs of this node, and no other's.
+
+    With --check: exit status 0 if a pass could work here and the broker answers, else 1.
+    """
+    settings = settings_of(context)
+    if check:
+        sys.exit(_check(settings))
     from tasks.worker import start
 
-    settings = settings_of(context)
     sys.exit(start(settings, loglevel=_loglevel(settings)))
 
 
 @click.command(short_help="Run the worker that does the sweeps.", epilog=MORE)
-@shared_options("broker", "static-nodes", "config", "debug")
+@shared_options("broker", "static-nodes", "api", "config", "debug")
 @click.pass_context
 def control(context: click.Context) -> None:
     """Run the worker that does the sweeps: it asks every node for one pass."""
@@ -51,6 +57,24 @@ def demo(*, nodes: int, keep: bool) -> None:
     from cli.demo import run
 
     sys.exit(run(nodes, keep=keep))
+
+
+def _check(settings: Settings) -> int:
+    """Show each check of the preflight, and the broker's; the exit status."""
+    from cli.show_checks import show_checks
+    from tasks import broker
+    from tasks.errors import BrokerAway
+    from tasks.worker import refuse_nonsense
+    from workers.preflight import Check, preflight
+
+    refuse_nonsense(settings)
+    checks = list(preflight(settings))
+    try:
+        broker.require(settings.broker)
+        checks.append(Check(name="broker", good=True, detail="Redis answers"))
+    except BrokerAway as away:
+        checks.append(Check(name="broker", good=False, detail=str(away)))
+    return show_checks(checks)
 
 
 def _loglevel(settings: Settings) -> str:

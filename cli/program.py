@@ -17,6 +17,8 @@ _COMMANDS = {
     "scan": "cli.commands_node",
     "clean": "cli.commands_node",
     "restore": "cli.commands_node",
+    "job": "cli.commands_sweep",
+    "report": "cli.commands_sweep",
     "worker": "cli.commands_fleet",
     "control": "cli.commands_fleet",
     "beat": "cli.commands_fleet",

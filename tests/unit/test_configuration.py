@@ -71,8 +71,10 @@ NONSENSE: dict[str, list[str]] = {
     "dry-run": ["maybe", "2", "on", "truee"],
     "pods-file": ["", "a\0"],
     "sandboxes-file": ["", "a\0"],
-    "broker": ["", "localhost", "http://h:1", "redis:", "redis://", "redis:// h", "amqp://h", "redis+socket:///run/r", "unix:///r"]
-    + ["redis://h:99999999/0", "redis://h:port/0"],
+    "broker": [
+        "", "localhost", "http://h:1", "redis:", "redis://", "redis:// h", "amqp://h", "redis+socket:///run/r", "unix:///r",
+        "redis://h:99999999/0", "redis://h:port/0",
+    ],
     "static-nodes": ["", " , ", "A", "a,B", "a,b c", "a;b"],
     # What the five fields say only Beat can read: tests/unit/test_schedule.py.
     "schedule": ["", "nonsense", "0 8 * *", "0 8 * * 1 2"],

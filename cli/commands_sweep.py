@@ -165,7 +165,7 @@ def _resume(ledger: Any) -> str:
     Raises:
         CleanupError: none is stopped, or another one runs.
     """
-    from tasks import account
+    from tasks import account, app
     from tasks.sweep import ask_again
 
     now = time.time()
@@ -177,6 +177,8 @@ def _resume(ledger: Any) -> str:
     if stopped is None:
         raise CleanupError("no sweep is stopped (cni-cleanup report --list)")
     ledger.resume(stopped)
+    # What its task said when it was stopped is no answer to this.
+    app.AsyncResult(stopped).forget()
     ask_again(stopped)
     click.echo(f"sweep {stopped} goes on", err=True)
     sweep_id: str = stopped

@@ -144,10 +144,8 @@ class Ledger:
             batch.execute()
 
     def note_all_asked(self, sweep_id: str, *, at: float) -> None:
-        """Note that every node has been sent its job."""
-        with self._redis.pipeline() as batch:
-            _note(batch, sweep_id, all_asked=at)
-            batch.execute()
+        """Note that every node has been sent its job; said again, the first time stands."""
+        self._redis.hsetnx(f"{_key(sweep_id)}:meta", "all_asked", json.dumps(at))
 
     def fail(self, sweep_id: str, why: str) -> None:
         """Note why a sweep that has begun goes no further."""

@@ -72,10 +72,13 @@ def start_control(settings: Settings, *, loglevel: str = "INFO") -> int:
     if why is not None:
         raise Refused(why)
     hostname = f"control@{os.uname().nodename}"
-    return _run(settings, queue=names.CONTROL_QUEUE, hostname=hostname, loglevel=loglevel, step=pulse.OfControl)
+    # Two children: one answers tasks.report while the other paces a sweep.
+    return _run(settings, queue=names.CONTROL_QUEUE, hostname=hostname, loglevel=loglevel, step=pulse.OfControl, children=2)
 
 
-def _run(settings: Settings, *, queue: str, hostname: str, loglevel: str, step: type[bootsteps.StartStopStep]) -> int:
+def _run(
+    settings: Settings, *, queue: str, hostname: str, loglevel: str, step: type[bootsteps.StartStopStep], children: int = 1
+) -> int:
     app.use(settings)
     app.steps["consumer"].add(step)
     # Celery reads it when its worker is imported: SIGTERM then gives a running job back to the queue, after
@@ -86,6 +89,7 @@ def _run(settings: Settings, *, queue: str, hostname: str, loglevel: str, step: 
     worker = app.Worker(
         hostname=hostname,
         queues=[queue],
+        concurrency=children,
         loglevel=loglevel,
         # Its banner; the log says the same.
         quiet=True,

@@ -244,6 +244,47 @@ def test_every_message_expires_also_one_sent_by_hand(fleet: Fleet):
     assert timedelta(hours=23) < expires - datetime.now(UTC) <= timedelta(hours=24)
 
 
+def test_inspect_shows_each_worker_by_its_nodes_name_with_its_own_queue(fleet: Fleet):
+    shown = celery(fleet, "inspect", "active_queues", "--json")
+    assert shown.returncode == 0, shown.stderr
+    queues = {worker: [queue["name"] for queue in found] for worker, found in json.loads(shown.stdout).items()}
+    control = f"control@{os.uname().nodename}"
+    assert queues == {f"node@{name}": [f"node.{name}"] for name in fleet.nodes} | {control: ["control"]}
+
+
+def test_control_reaches_one_worker(fleet: Fleet):
+    told = celery(fleet, "control", "-d", "node@node-1", "enable_events")
+    assert told.returncode == 0, told.stderr
+    assert "node@node-1: OK" in told.stdout
+    assert "node-2" not in told.stdout
+
+
+def test_events_tell_of_a_job(fleet: Fleet):
+    environment = child_environment({"CNI_CLEANUP_BROKER": fleet.broker})
+    command = [sys.executable, "-u", "-m", "celery", "-A", "tasks", "events", "--dump"]
+    dump = fleet.processes.start("events", command, environment, REPOSITORY)
+    try:
+
+        def told() -> bool:
+            fleet.ask("tasks.scan_node", "node-1")
+            said = dump.log_end(500)
+            return "task succeeded" in said and "node@node-1" in said
+
+        until(told, seconds=DONE_WITHIN, what="the events of a job")
+    finally:
+        dump.end()
+
+
+def test_the_account_of_a_sweep_is_told_by_a_task(fleet: Fleet):
+    sweep_id = sweep(fleet, ["node-2"], dry_run=True)
+    account = fleet.ask("tasks.report", sweep_id)
+    assert (account["schema"], account["sweep_id"], account["state"]) == ("cni-cleanup/sweep/1", sweep_id, "complete")
+    assert (account["expected"], account["cleaned"]) == (1, 1)
+    assert account["nodes"][0]["node"] == "node-2"
+    with pytest.raises(Refused, match="no sweep nowhere is on record"):
+        fleet.ask("tasks.report", "nowhere")
+
+
 def test_a_stopped_worker_ends_with_status_zero_and_leaves_what_is_queued(fleet: Fleet):
     worker = fleet.workers["node-3"]
     worker.terminate()

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from celery.exceptions import TaskRevokedError
 from cli.demo.processes import running
 from tasks.celery_app import NODE_JOB_EXPIRES
 from tasks.errors import Refused, WrongNode
+from tasks.ledger import note_worker
 from tasks.sweep import account_of
 from tests.support.fleet import DONE_WITHIN, Fleet, start_fleet
 from tests.support.polling import until
@@ -221,6 +223,45 @@ def test_a_node_that_is_down_is_expected_and_its_job_waits_with_an_expiry(fleet:
     assert headers["ignore_result"] is True
     # Nothing is declared for a queue by whoever only sends to it: two keys of each would stay for ever.
     assert not fleet.redis.exists("_kombu.binding.node.node-down")
+
+
+def test_each_worker_is_noted_as_there(fleet: Fleet):
+    assert fleet.ledger.seen(fleet.nodes).keys() == fleet.nodes.keys()
+
+
+def test_a_sweep_forgets_what_is_kept_for_nodes_that_left_and_have_no_worker(fleet: Fleet):
+    for node, last_there in (("node-gone", 7200), ("node-moved", 60)):
+        note_worker(fleet.redis, node, at=time.time() - last_there)
+        fleet.redis.lpush(f"node.{node}", "a job that nobody takes")
+        fleet.redis.sadd(f"_kombu.binding.node.{node}", "x")
+        fleet.redis.sadd(f"_kombu.binding_permanent.node.{node}", "x")
+    sweep(fleet, ["node-2"], dry_run=True)
+    kept = {key.decode() for key in fleet.redis.scan_iter("*node.node-[gm]o*")}
+    assert kept == {"node.node-moved", "_kombu.binding.node.node-moved", "_kombu.binding_permanent.node.node-moved"}
+    assert "node-gone" not in fleet.ledger.known_nodes()
+    assert fleet.redis.exists("_kombu.binding.node.node-2")
+
+
+@pytest.mark.parametrize(
+    ("wish", "why"),
+    [
+        pytest.param({"selector": "pool=a"}, "a selector needs the Kubernetes API", id="a selector, and only a list"),
+        pytest.param({"selector": ""}, "selector must be a label selector", id="no selector"),
+        pytest.param({"spread": -1}, "spread must be a number of seconds", id="a negative spread"),
+        pytest.param({"spread": "fast"}, "spread must be a number of seconds", id="a spread in words"),
+        pytest.param(
+            {"spread": 3000}, "is too long for 5 nodes: at most 540.00 s is possible", id="a spread beyond a job's time"
+        ),
+    ],
+)
+def test_a_sweep_that_cannot_be_done_as_asked_fails_asks_nobody_and_stands_in_no_ones_way(
+    fleet: Fleet, wish: dict[str, Any], why: str
+):
+    result = fleet.app.send_task("tasks.sweep", kwargs=wish)
+    with pytest.raises(Refused, match=why):
+        fleet.wait(result)
+    assert fleet.ledger.expected(result.id) == frozenset()
+    sweep(fleet, ["node-2"], dry_run=True)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ Beat imports every task module, so nothing here or in `tasks` imports what works
 from typing import Any
 
 from beat.schedule import cron, time_zone
+from cni.errors import CleanupError
 from cni.settings import Settings
 from tasks import app, broker, names
 from tasks.celery_app import SWEEP_EXPIRES
@@ -55,15 +56,24 @@ def configuration(settings: Settings) -> dict[str, Any]:
 def start(settings: Settings, *, loglevel: str = "INFO") -> None:
     """Run the scheduler until it is stopped.
 
+    It ends when Redis goes away, or when it was paused for longer than its lock lasts: another replica may be the one by then.
+    Started again it catches up.
+
     Raises:
         Refused: the schedule or the time zone is none.
         BrokerAway: Redis does not answer at the start.
+        CleanupError: it ended by itself.
     """
     configuration(settings)
     app.use(settings)
     # redbeat would end with a thousand lines of traceback.
     broker.require(settings.broker)
-    app.Beat(loglevel=loglevel, quiet=True).run()
+    try:
+        app.Beat(loglevel=loglevel, quiet=True).run()
+    except Exception as error:
+        # Celery has logged it in full.
+        why = " ".join(str(error).split())
+        raise CleanupError(f"the scheduler ended ({why}): start it again, it catches up with what was due meanwhile") from error
 
 
 app.add_defaults(lambda: configuration(app.settings))

@@ -13,6 +13,7 @@ from rich.console import Console
 from cli.options import MORE, NODE, settings_of, shared_options
 from cni.errors import CleanupError, UsageError
 from cni.listing import Problem
+from cni.names import printable
 from cni.report import Report, file_rows, summary
 from cni.settings import Settings
 from workers import node, restoring
@@ -145,7 +146,7 @@ def _is_chosen(network: str, settings: Settings) -> bool:
 
 
 def _fail(text: str) -> NoReturn:
-    click.echo(f"cni-cleanup: {' '.join(text.split())}", err=True)
+    click.echo(f"cni-cleanup: {printable(' '.join(text.split()))}", err=True)
     sys.exit(1)
 
 

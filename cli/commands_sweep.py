@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 import click
@@ -13,11 +14,22 @@ from rich.console import Console
 
 from cli.options import MORE, settings_of, shared_options
 from cni.errors import CleanupError, UsageError
+from cni.names import printable
 from cni.settings import Settings
 from workers.configuration import node_name, seconds
 
 _TIMEOUT = 3600.0
 """Seconds that `job` waits."""
+
+_GOES_WITH = {
+    "nodes": ("autodiscover",),
+    "node_selector": ("autodiscover",),
+    "spread": ("autodiscover",),
+    "timeout": ("autodiscover", "resume", "urlserver"),
+    "as_json": ("autodiscover", "resume"),
+    "token_file": ("urlserver",),
+}
+"""Which options go with which way to ask."""
 
 
 class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic for type checkers only
@@ -41,27 +53,38 @@ def _node_list(text: str) -> list[str]:
     return nodes
 
 
+def _some_time(text: str) -> float:
+    found = seconds(text)
+    if not found:
+        raise ValueError("a time above 0 is wanted")
+    return found
+
+
 _TIME = _Parsed("TIME", seconds)
+_SOME_TIME = _Parsed("TIME", _some_time)
 _NODES = _Parsed("NAME,NAME", _node_list)
 
 
 @click.command(short_help="Ask for a sweep, and follow it.", epilog=MORE)
 @shared_options("broker", "dry-run", "config", "debug")
 @click.option("--autodiscover", is_flag=True, help="All nodes that run the worker, through the broker.")
-@click.option("--nodes", type=_NODES, help="Only these.")
+@click.option("--nodes", type=_NODES, help="Only these nodes.")
 @click.option("--node-selector", metavar="SELECTOR", help="Only nodes with these labels, as kubectl's -l.")
-@click.option("--spread", type=_TIME, help="Time between two nodes. [120ms is written 0.12s, and the default]")
-@click.option("--timeout", type=_TIME, help="How long to wait for the nodes. [1h]")
+@click.option("--spread", type=_TIME, help="Time from one node to the next, 0s for all at once. [0.12s]")
+@click.option("--timeout", type=_SOME_TIME, help="How long to wait for the nodes; the sweep itself has no such end. [1h]")
 @click.option("--stop", is_flag=True, help="Halt the running sweep on all nodes.")
 @click.option("--resume", is_flag=True, help="Let a stopped sweep go on, and follow it.")
 @click.option("--urlserver", metavar="URL,URL", help="Ask these sidecars by HTTP instead, without the broker.")
 @click.option("--token-file", metavar="FILE", help="The bearer token for --urlserver.")
-@click.option("--json", "as_json", is_flag=True, help="The account as JSON in the end.")
+@click.option("--json", "as_json", is_flag=True, help="In the end the account as JSON, not as a table.")
 @click.pass_context
 def job(context: click.Context, /, **given: Any) -> None:
     """Ask for a sweep over all nodes, follow it to its end, and show what became of each node.
 
-    Exit status: 0 all were cleaned; 1 a node failed or was missed, or time was up; 2 wrong usage. Ctrl-C ends only the following.
+    Ctrl-C ends the following, not the sweep: `job --stop` does that.
+
+    Exit status: 0 all were cleaned; 1 a node failed or was missed, the sweep was refused, or time was up; 2 wrong usage;
+    130 Ctrl-C.
     """
     settings = settings_of(context)
     _refuse_contradictions(given)
@@ -69,11 +92,12 @@ def job(context: click.Context, /, **given: Any) -> None:
         from cli.by_http import ask_all
 
         sys.exit(ask_all(settings, given["urlserver"], token_file=given["token_file"], timeout=given["timeout"] or _TIMEOUT))
+    wanted = _wanted(settings, given)
     with _ledger(settings) as ledger:
         if given["stop"]:
             _stop(ledger)
             return
-        sweep_id = _resume(ledger) if given["resume"] else _ask(settings, given)
+        sweep_id = _resume(ledger, dry_run=settings.dry_run) if given["resume"] else _ask(wanted)
         _follow(ledger, sweep_id, timeout=given["timeout"] or _TIMEOUT, as_json=given["as_json"])
 
 
@@ -95,15 +119,17 @@ def report(context: click.Context, *, sweep_id: str | None, as_list: bool, as_js
     settings = settings_of(context)
     if as_list and sweep_id is not None:
         raise UsageError("--list shows all sweeps and --sweep one: leave one of them out")
+    wanted = None if sweep_id is None else names.sweep_id(sweep_id)
     with _ledger(settings) as ledger:
         if as_list:
             accounts = [account_of(ledger, one) for one in ledger.sweeps() if ledger.facts(one) is not None]
             if as_json:
-                click.echo(json.dumps([{**one, "nodes": None} for one in accounts], indent=1))
+                without = [{name: value for name, value in one.items() if name != "nodes"} for one in accounts]
+                click.echo(json.dumps(without, indent=1))
             else:
                 show_list(_console(), accounts)
             return
-        found = account_of(ledger, None if sweep_id is None else names.sweep_id(sweep_id))
+        found = account_of(ledger, wanted)
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
@@ -111,101 +137,144 @@ def report(context: click.Context, *, sweep_id: str | None, as_list: bool, as_js
 
 
 def _refuse_contradictions(given: dict[str, Any]) -> None:
-    ways = [name for name in ("autodiscover", "urlserver", "stop", "resume") if given[name]]
+    there = {name for name, value in given.items() if value is not None and value is not False}
+    ways = [name for name in ("autodiscover", "urlserver", "stop", "resume") if name in there]
     if len(ways) != 1:
         told = "nothing" if not ways else " and ".join(f"--{name}" for name in ways)
         raise UsageError(
             f"one of --autodiscover, --urlserver, --stop and --resume is wanted, not {told} (see cni-cleanup help job)"
         )
-    only_new = [name for name in ("nodes", "node_selector", "spread") if given[name] is not None]
-    if only_new and ways != ["autodiscover"]:
-        raise UsageError(f"--{only_new[0].replace('_', '-')} is for --autodiscover")
-    if given["token_file"] is not None and ways != ["urlserver"]:
-        raise UsageError("--token-file is for --urlserver")
-    if given["nodes"] and given["node_selector"]:
+    for name, fitting in _GOES_WITH.items():
+        if name in there and ways[0] not in fitting:
+            raise UsageError(f"{_flag(name)} is for {' and '.join(_flag(way) for way in fitting)}, not for {_flag(ways[0])}")
+    if {"nodes", "node_selector"} <= there:
         raise UsageError("--nodes and --node-selector each say which nodes: leave one of them out")
 
 
-def _ask(settings: Settings, given: dict[str, Any]) -> str:
-    from tasks import app, names
+def _flag(name: str) -> str:
+    return "--json" if name == "as_json" else f"--{name.replace('_', '-')}"
+
+
+def _wanted(settings: Settings, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the sweep's task, checked here too: who typed them sees at once what is wrong with them.
+
+    Raises:
+        Refused: the selector or the spread is none.
+    """
+    from tasks import names
 
     wanted = {
         "nodes": given["nodes"],
         "dry_run": settings.dry_run or None,
-        "selector": given["node_selector"],
-        "spread": given["spread"],
+        "selector": names.selector(given["node_selector"]),
+        "spread": None if given["spread"] is None else names.spread(given["spread"]),
     }
-    wanted = {name: value for name, value in wanted.items() if value is not None}
-    names.selector(wanted.get("selector"))
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _ask(wanted: dict[str, Any]) -> str:
+    from tasks import app, names
+
     sweep_id: str = app.send_task(names.SWEEP, kwargs=wanted).id
     click.echo(f"sweep {sweep_id}", err=True)
     return sweep_id
 
 
 def _stop(ledger: Any) -> None:
-    """Stop the sweep that runs.
+    """Stop the sweep that runs, or of which jobs wait for nodes that are down, and those that wait for a control worker.
 
     Raises:
-        CleanupError: none does.
+        CleanupError: there is none.
     """
     from tasks import account
+    from tasks.sweep import queued
 
-    sweep_id = ledger.current()
-    found = None if sweep_id is None else ledger.snapshot(sweep_id, reports=False)
-    if found is None or account.state(found, now=time.time()) != "running":
+    stopped = []
+    for facts in queued(ledger):
+        # On record and stopped it is left when its message is taken.
+        ledger.begin(facts)
+        if not ledger.is_stopped(facts.sweep_id):
+            ledger.stop(facts.sweep_id, at=time.time())
+            stopped.append(facts.sweep_id)
+    current = ledger.current()
+    found = None if current is None else ledger.snapshot(current, reports=False)
+    runs = found is not None and (account.state(found, now=time.time()) == "running" or bool(account.silent(found)))
+    if found is not None and runs and found.facts.stopped is None and current not in stopped:
+        ledger.stop(current, at=time.time())
+        stopped.append(current)
+    if not stopped and found is not None and found.facts.stopped is not None:
+        raise CleanupError(f"sweep {current} is stopped already (cni-cleanup report)")
+    if not stopped:
         raise CleanupError("no sweep is running (cni-cleanup report --list)")
-    ledger.stop(sweep_id, at=time.time())
-    click.echo(f"sweep {sweep_id} is stopped: no node begins a pass for it, and a pass that runs leaves off within seconds")
-    click.echo("cni-cleanup job --resume lets it go on")
+    for sweep_id in stopped:
+        click.echo(f"sweep {sweep_id} is stopped: no node begins a pass for it, and a pass that runs leaves off within seconds")
+    click.echo("what was removed by then is in each node's journal (cni-cleanup restore); cni-cleanup job --resume lets it go on")
 
 
-def _resume(ledger: Any) -> str:
+def _resume(ledger: Any, *, dry_run: bool) -> str:
     """Let the sweep go on that was stopped last.
 
     Raises:
         CleanupError: none is stopped, or another one runs.
+        UsageError: a dry run is asked for, and this sweep is none.
     """
     from tasks import account, app
-    from tasks.sweep import ask_again
+    from tasks.celery_app import NODE_JOB_EXPIRES
+    from tasks.sweep import go_on
 
-    now = time.time()
     current = ledger.current()
     found = None if current is None else ledger.snapshot(current, reports=False)
-    if found is not None and account.state(found, now=now) == "running":
+    if found is not None and account.state(found, now=time.time()) == "running":
         raise CleanupError(f"sweep {current} is running: nothing to resume")
-    stopped = next((one for one in ledger.sweeps() if ledger.is_stopped(one)), None)
-    if stopped is None:
+    stopped: str | None = next((one for one in ledger.sweeps() if ledger.is_stopped(one)), None)
+    facts = None if stopped is None else ledger.facts(stopped)
+    if stopped is None or facts is None:
         raise CleanupError("no sweep is stopped (cni-cleanup report --list)")
-    ledger.resume(stopped)
-    # What its task said when it was stopped is no answer to this.
+    if time.time() - facts.started > NODE_JOB_EXPIRES:
+        raise CleanupError(f"sweep {stopped} was stopped days ago: ask for a new one (cni-cleanup job --autodiscover)")
+    if dry_run and not facts.dry_run:
+        raise UsageError(f"sweep {stopped} is no dry run, and goes on as it began: leave --dry-run out")
+    # What its task said before would be taken for what it says now.
     app.AsyncResult(stopped).forget()
-    ask_again(stopped)
-    click.echo(f"sweep {stopped} goes on", err=True)
-    sweep_id: str = stopped
-    return sweep_id
+    go_on(ledger, facts)
+    begun = datetime.fromtimestamp(facts.started, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    click.echo(f"sweep {stopped} of {begun} goes on{', a dry run' if facts.dry_run else ''}", err=True)
+    return stopped
 
 
 def _follow(ledger: Any, sweep_id: str, *, timeout: float, as_json: bool) -> None:
-    from cli.following import follow
-    from cli.show_sweep import show_account
+    from cli.following import NOBODY, SweepFailed, follow, is_taken
     from tasks import account
-    from tasks.sweep import account_of
 
     try:
         in_time = follow(ledger, sweep_id, Console(stderr=True), timeout=timeout)
     except KeyboardInterrupt:
-        click.echo(f"\ncni-cleanup: the sweep goes on; see cni-cleanup report --sweep {sweep_id}", err=True)
-        sys.exit(130)
+        _fail(f"the sweep goes on: see cni-cleanup report --sweep {sweep_id}, or stop it (cni-cleanup job --stop)", 130)
+    except SweepFailed:
+        _show(ledger, sweep_id, as_json=as_json)
+        raise
+    found = ledger.snapshot(sweep_id, reports=False)
+    if not in_time and (found is None or not is_taken(ledger, found)):
+        _fail(f"not done in {timeout:g} s: {NOBODY} When it is, sweep {sweep_id} goes on, for hours from now")
+    shown = _show(ledger, sweep_id, as_json=as_json)
+    if not in_time:
+        _fail(f"not done in {timeout:g} s: the sweep goes on, see cni-cleanup report --sweep {sweep_id}")
+    sys.exit(0 if shown is not None and account.is_good(shown) else 1)
+
+
+def _show(ledger: Any, sweep_id: str, *, as_json: bool) -> dict[str, Any] | None:
+    """Show the account of a sweep, if it is on record."""
+    from cli.show_sweep import show_account
+    from tasks.sweep import account_of
+
     if ledger.facts(sweep_id) is None:
-        _fail(f"no control worker has taken sweep {sweep_id} in {timeout:g} s: it is waiting; is cni-cleanup control running?")
-    found = account_of(ledger, sweep_id)
+        return None
+    found: dict[str, Any] = account_of(ledger, sweep_id)
     if as_json:
         click.echo(json.dumps(found, indent=1))
     else:
         show_account(_console(), found)
-    if not in_time:
-        _fail(f"not done in {timeout:g} s: the sweep goes on; see cni-cleanup report --sweep {sweep_id}")
-    sys.exit(0 if account.is_good(found) else 1)
+    return found
 
 
 @contextmanager
@@ -215,8 +284,9 @@ def _ledger(settings: Settings) -> Iterator[Any]:
     Raises:
         BrokerAway: it does not.
     """
+    from kombu.exceptions import OperationalError
+
     from tasks import app, broker
-    from tasks.errors import BrokerAway
     from tasks.ledger import open_ledger
 
     app.use(settings)
@@ -224,14 +294,14 @@ def _ledger(settings: Settings) -> Iterator[Any]:
     try:
         with open_ledger() as ledger:
             yield ledger
-    except RedisError as error:
-        raise BrokerAway(f"Redis does not answer any more: {' '.join(str(error).split())}") from error
+    except (RedisError, OperationalError) as error:
+        raise broker.away(error) from error
 
 
 def _console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=200)
 
 
-def _fail(text: str) -> NoReturn:
-    click.echo(f"cni-cleanup: {text}", err=True)
-    sys.exit(1)
+def _fail(text: str, status: int = 1) -> NoReturn:
+    click.echo(f"cni-cleanup: {printable(text)}", err=True)
+    sys.exit(status)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from cli.show_sweep import counts
 from cni.errors import CleanupError
 from tasks import account, app
-from tasks.ledger import Ledger
+from tasks.ledger import Ledger, Snapshot
 
 _EVERY = 0.25
 """Seconds between two looks at a small sweep; at one of 5,000 nodes it is a look a second."""
@@ -19,64 +20,110 @@ _EVERY = 0.25
 _TAKEN_WITHIN = 10.0
 """Seconds after which it is said that no control worker takes the sweep."""
 
+_NOTED_WITHIN = 5.0
+"""Seconds in which the ledger has it that the sweep's task failed; the task's result has it a moment before."""
+
+_OUTAGE = 60.0
+"""Seconds for which Redis may be away: a restart of it is no reason to stop looking at a sweep of ten minutes."""
+
+NOBODY = "no control worker has taken it: is cni-cleanup control running?"
+"""What to say of a sweep whose nodes nobody asks."""
+
+
+class SweepFailed(CleanupError):
+    """The sweep was refused, or failed before all nodes were asked; the message is what it said."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """How far a sweep is."""
+
+    #: None while nobody has begun it.
+    found: Snapshot | None
+    #: Whether a control worker asks its nodes, or all are asked.
+    taken: bool
+    #: What the sweep's own task said, where it failed.
+    failure: str | None
+    #: What to say beside the bar.
+    what: str
+    answered: int = 0
+    expected: int | None = None
+
+    def is_over(self) -> bool:
+        """Whether there is nothing more to wait for."""
+        return self.found is not None and account.state(self.found, now=time.time()) != "running"
+
 
 def follow(ledger: Ledger, sweep_id: str, console: Console, *, timeout: float, check: Callable[[], None] = lambda: None) -> bool:
     """Wait until a sweep is over, with a bar; whether it was within `timeout` seconds. `check` may raise to end the waiting.
 
     Raises:
-        CleanupError: the sweep was refused or failed before it asked anybody, or Redis does not answer any more.
+        SweepFailed: it was refused or failed before all its nodes were asked.
+        CleanupError: Redis does not answer any more.
     """
-    begun = time.monotonic()
+    begun = taken_at = answered_at = time.monotonic()
     told = False
+    failed_at: float | None = None
     with _bar(console) as bar:
-        shown = bar.add_task("sweep", total=None, what="waits for a control worker")
+        shown = bar.add_task("sweep", total=None, what="")
         while time.monotonic() - begun < timeout:
             check()
-            looked = time.monotonic()
-            state, what, done, total = _look(ledger, sweep_id)
-            bar.update(shown, completed=done, total=total, what=what)
-            if state not in (None, "running"):
+            now = time.monotonic()
+            try:
+                look = _look(ledger, sweep_id)
+            except RedisError as error:
+                if time.monotonic() - answered_at > _OUTAGE:
+                    raise CleanupError(
+                        f"Redis does not answer any more ({error}): the sweep goes on without us (cni-cleanup report)"
+                    ) from error
+                bar.update(shown, what="Redis does not answer, asked again")
+                taken_at = time.monotonic()
+                time.sleep(_EVERY)
+                continue
+            answered_at = time.monotonic()
+            bar.update(shown, completed=look.answered, total=look.expected, what=look.what)
+            if look.found is not None and look.found.facts.error is not None:
+                raise SweepFailed(look.found.facts.error)
+            if look.is_over():
                 return True
-            _raise_refusal(sweep_id)
-            if state is None and not told and looked - begun > _TAKEN_WITHIN:
-                console.print("no control worker has taken the sweep yet: is one running?", highlight=False, soft_wrap=True)
+            if look.failure is not None:
+                failed_at = now if failed_at is None else failed_at
+                if look.found is None or now - failed_at > _NOTED_WITHIN:
+                    raise SweepFailed(look.failure)
+            taken_at = now if look.taken else taken_at
+            if not told and now - taken_at > _TAKEN_WITHIN:
+                console.print(f"sweep {sweep_id}: {NOBODY}", highlight=False, soft_wrap=True)
                 told = True
             # A look that takes long is one at many nodes: they need not be asked for all the time.
-            time.sleep(max(_EVERY, 4 * (time.monotonic() - looked)))
+            time.sleep(max(_EVERY, 4 * (time.monotonic() - now)))
     return False
 
 
-def _look(ledger: Ledger, sweep_id: str) -> tuple[str | None, str, int, int | None]:
-    """The state, what to say beside the bar, and how many nodes of how many have answered; None while nobody has begun it."""
-    try:
-        found = ledger.snapshot(sweep_id, reports=False)
-    except RedisError as error:
-        raise CleanupError(
-            f"Redis does not answer any more ({error}): the sweep goes on without us (cni-cleanup report)"
-        ) from error
-    if found is None:
-        return None, "waits for a control worker", 0, None
-    now = time.time()
-    if not found.expected:
-        return account.state(found, now=now), "finds out the nodes", 0, None
-    answered = len(found.expected) - len(account.silent(found))
-    return account.state(found, now=now), counts(found), answered, len(found.expected)
+def is_taken(ledger: Ledger, found: Snapshot) -> bool:
+    """Whether a control worker asks the nodes of a sweep, or all are asked."""
+    return found.facts.all_asked is not None or ledger.is_leased(found.facts.sweep_id)
 
 
-def _raise_refusal(sweep_id: str) -> None:
-    """End where the sweep's own task failed.
-
-    Raises:
-        CleanupError: it did; the message is what it said.
-    """
+def _look(ledger: Ledger, sweep_id: str) -> _Look:
+    found = ledger.snapshot(sweep_id, reports=False)
     result: Any = app.AsyncResult(sweep_id)
-    try:
-        if result.state == "FAILURE":
-            raise CleanupError(str(result.result))
-    except RedisError as error:
-        raise CleanupError(f"Redis does not answer any more ({error})") from error
+    state = result.state
+    failure = str(result.result) if state == "FAILURE" else "it was taken after it had expired" if state == "REVOKED" else None
+    if found is None:
+        return _Look(found=None, taken=False, failure=failure, what="waits for a control worker")
+    taken = is_taken(ledger, found)
+    if not found.expected:
+        return _Look(found=found, taken=taken, failure=failure, what="finds out the nodes")
+    return _Look(
+        found=found,
+        taken=taken,
+        failure=failure,
+        what=counts(found, now=time.time()) if taken else "waits for a control worker",
+        answered=len(found.expected) - len(account.silent(found)),
+        expected=len(found.expected),
+    )
 
 
 def _bar(console: Console) -> Progress:
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("nodes"), TimeElapsedColumn(), TextColumn("{task.fields[what]}"))
-    return Progress(TextColumn("[bold]sweep[/]    "), *columns, console=console)
+    columns = (BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("nodes"), TimeElapsedColumn())
+    return Progress(TextColumn("[bold]sweep[/]    "), *columns, TextColumn("{task.fields[what]}"), console=console)

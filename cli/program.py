@@ -12,6 +12,7 @@ import click
 
 from cli.options import EVERY, shared_options
 from cni.errors import CleanupError, UsageError
+from cni.names import printable
 
 _COMMANDS = {
     "scan": "cli.commands_node",
@@ -98,7 +99,8 @@ def _told(error: click.ClickException | CleanupError) -> tuple[str, int]:
         command = error.ctx.command_path if error.ctx else "cni-cleanup"
         return f"{error.format_message()} (see {command} --help)", 2
     if isinstance(error, click.ClickException):
-        return error.format_message(), 2
+        # A broker that does not answer is one of these too, and no wrong usage.
+        return error.format_message(), error.exit_code
     return str(error), 2 if isinstance(error, UsageError) else 1
 
 
@@ -116,5 +118,5 @@ def _fail_of_output(error: OSError) -> NoReturn:
 
 def _fail(message: str, status: int) -> NoReturn:
     logging.getLogger(__name__).debug("the error in full", exc_info=sys.exc_info())
-    click.echo(f"cni-cleanup: {' '.join(message.split())}", err=True)
+    click.echo(f"cni-cleanup: {printable(' '.join(message.split()))}", err=True)
     sys.exit(status)

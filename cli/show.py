@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cni.listing import Item, Network
-from cni.names import is_address
+from cni.names import is_address, printable
 from cni.report import Outcome, Report
 from cni.verdict import Decision
 from workers.journal import Record
@@ -193,11 +193,6 @@ def _by_address(name: str) -> tuple[int, int, str]:
         return (9, 0, name)
     address = ip_address(name)
     return (address.version, int(address), name)
-
-
-def printable(text: str) -> str:
-    """A file may have any name: no terminal may take one for its own commands."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _name(item: Item) -> str:

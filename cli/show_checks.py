@@ -7,7 +7,8 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
-from cli.show import new_table, print_table, printable
+from cli.show import new_table, print_table
+from cni.names import printable
 from workers.preflight import Check
 
 
@@ -23,5 +24,5 @@ def show_checks(checks: Sequence[Check]) -> int:
     bad = [check for check in checks if not check.good]
     if bad:
         more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-        click.echo(f"cni-cleanup: {bad[0].name}: {bad[0].detail}{more}", err=True)
+        click.echo(f"cni-cleanup: {bad[0].name}: {printable(bad[0].detail)}{more}", err=True)
     return 1 if bad else 0

@@ -68,3 +68,8 @@ def is_pod_namespace(name: str) -> bool:
 def is_podman_namespace(name: str) -> bool:
     """Whether a name below /run/netns was made by podman, whose containers no CRI runtime lists (`netns-` and a UUID)."""
     return _PODMAN_NAMESPACE.fullmatch(name) is not None
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal might take for a command of its own written out: names come from elsewhere."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

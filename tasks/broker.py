@@ -5,9 +5,10 @@ One URL serves broker, results, schedule and ledger. TLS is in its query, as red
 `rediss://:password@redis:6380/0?ssl_ca_certs=/etc/ca.pem&ssl_certfile=/etc/tls.crt&ssl_keyfile=/etc/tls.key`.
 """
 
+import functools
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
@@ -43,24 +44,53 @@ def tls(url: str) -> dict[str, Any] | None:
     The server's certificate and its name are always checked: kombu alone would take any.
 
     Raises:
-        Refused: its query has something else than the files, or names one that cannot be read.
+        Refused: its query has something else than the files, or names one that cannot be read or is no such file.
     """
     parts = urlsplit(url)
     query = parse_qs(parts.query, keep_blank_values=True)
     if parts.scheme != "rediss":
         if query:
-            raise Refused(f"the broker's URL has a query ({', '.join(sorted(query))}), which only a rediss URL may have")
+            raise Refused(f"the broker's URL has a query ({_told(query)}), which only a rediss URL may have")
         return None
-    unknown = sorted(query.keys() - set(_FILES))
+    unknown = query.keys() - set(_FILES)
     if unknown:
-        raise Refused(f"the broker's URL has {', '.join(unknown)} in its query: there are only {', '.join(_FILES)}")
+        raise Refused(f"the broker's URL has {_told(unknown)} in its query: there are only {', '.join(_FILES)}")
     files = {name: values[-1] for name, values in query.items()}
-    for name, path in files.items():
-        if not os.access(path, os.R_OK):
-            raise Refused(f"the broker's URL has {name}={path}, which cannot be read")
     if "ssl_keyfile" in files and "ssl_certfile" not in files:
         raise Refused("the broker's URL has ssl_keyfile without ssl_certfile: a client shows a certificate with its key")
+    _try(**files)
     return {"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True, **files}
+
+
+def _told(names: Iterable[str]) -> str:
+    """Names of a query for a message: behind a ? that was not escaped there may be a password."""
+    return ", ".join(sorted(name if name.isidentifier() else "..." for name in names))
+
+
+# Once in a process: files that are just being replaced are no reason for a running worker to refuse its job.
+@functools.lru_cache(maxsize=16)
+def _try(ssl_ca_certs: str | None = None, ssl_certfile: str | None = None, ssl_keyfile: str | None = None) -> None:
+    """Read the files as a connection will: what is wrong with them is said by name, and not as a Redis that does not answer.
+
+    Raises:
+        Refused: they are not what the URL says.
+    """
+    for name, path in (("ssl_ca_certs", ssl_ca_certs), ("ssl_certfile", ssl_certfile), ("ssl_keyfile", ssl_keyfile)):
+        if path is not None and not os.access(path, os.R_OK):
+            raise Refused(f"the broker's URL has {name}={path}, which cannot be read")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if ssl_ca_certs is not None:
+            context.load_verify_locations(ssl_ca_certs)
+    except OSError as error:
+        raise Refused(f"the broker's URL has ssl_ca_certs={ssl_ca_certs}, which holds no certificate in PEM form") from error
+    try:
+        if ssl_certfile is not None:
+            # Without a password OpenSSL would ask the terminal for that of an encrypted key.
+            context.load_cert_chain(ssl_certfile, ssl_keyfile, password="")
+    except (OSError, ValueError) as error:
+        told = f"ssl_certfile={ssl_certfile}, which is no certificate in PEM form to the key in {ssl_keyfile or ssl_certfile}"
+        raise Refused(f"the broker's URL has {told}; a key that wants a password cannot be used") from error
 
 
 def require(url: str) -> None:
@@ -74,8 +104,18 @@ def require(url: str) -> None:
         with connected(url, tries=0) as client:
             client.ping()
     except (RedisError, OSError) as error:
-        why = " ".join(str(error).split())
-        raise BrokerAway(f"Redis does not answer ({why}): is --broker, or CNI_CLEANUP_BROKER, right, and is it up?") from error
+        raise away(error) from error
+
+
+def away(error: Exception) -> BrokerAway:
+    """What to tell who wanted something of Redis, and got this error of it or of one of its clients."""
+    why = " ".join(str(error).split())
+    if "'maxmemory'" in why:
+        return BrokerAway("Redis takes nothing, its memory is full: raise its maxmemory, or find out what fills it")
+    # What redis-py's greeting is told.
+    if "client already authenticated" in why or "Authentication required" in why:
+        why = "it wants a password, as in redis://:PASSWORD@HOST:6379/0"
+    return BrokerAway(f"Redis does not answer ({why}): is --broker, or CNI_CLEANUP_BROKER, right, and is it up?")
 
 
 @contextmanager

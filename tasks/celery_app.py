@@ -4,14 +4,17 @@ The Celery application and every setting of it, each with its reason.
 This program's own settings are read when they are first needed: importing a task needs no configuration.
 """
 
+import os
+from functools import cached_property
 from typing import Any
 
 from celery import Celery
-from celery.result import AsyncResult
+from celery import result as results
+from kombu.exceptions import OperationalError
 
 from cni.settings import Settings
 from tasks import broker, names, routing
-from tasks.errors import refusing
+from tasks.errors import Refused, refusing
 
 _HOUR = 3600
 _DAY = 24 * _HOUR
@@ -33,12 +36,17 @@ AD_HOC_EXPIRES = _DAY
 """The same of any other message: somebody asked for it by hand, and the result is kept as long."""
 
 
+_PAST_US = ("CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND")
+"""Variables that Celery believes before any setting: with one of them it would take any certificate, and jobs from elsewhere."""
+
+
 def configuration(settings: Settings) -> dict[str, Any]:
     """Celery's settings for a fleet that `settings` describe.
 
     Raises:
-        Refused: the node's name is none, or the broker's URL says nonsense about TLS.
+        Refused: the node's name is none, the broker's URL says nonsense about TLS, or a variable of Celery's names another one.
     """
+    _refuse_past_us()
     url = broker.without_query(settings.broker)
     secured = broker.tls(settings.broker)
     return {
@@ -83,15 +91,27 @@ def configuration(settings: Settings) -> dict[str, Any]:
         # For Flower, `celery events` and the exporter. The sender's own would double the cost of a fan-out.
         "worker_send_task_events": True,
         "task_send_sent_event": False,
+        # As Celery's own, but for a way to die of a lost connection.
+        "worker_consumer": "tasks.reconnecting:Consumer",
         # The broker may come later than the worker, and may be away for long: wait for it, for ever.
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        # An error that Redis answers, such as that its memory is full, is as little a reason to die.
+        "broker_channel_error_retry": True,
         # No pool: 6 connections a worker, idle or after an inspect, not 8. With one of 1, inspect hung.
         "broker_pool_limit": 0,
         "broker_transport_options": {
             "visibility_timeout": VISIBILITY_TIMEOUT,
-            # Seconds that one BRPOP waits: 0.2 commands a second and worker; a SIGTERM may wait as long.
+            # Seconds that one BRPOP waits: 0.2 commands a second and worker; a SIGTERM to an idle one may wait as long.
             "polling_interval": 5,
+            # Seconds between two checks of the connections that wait for messages. A half-open one is dropped after twice this
+            # and polling_interval, within a minute and a half; that of `inspect` and `control`, which gets two PINGs at every
+            # second check, after three times this. Kombu's own 25 s would be twice as many PINGs of every idle worker, and save
+            # half a minute where a network dies.
+            "health_check_interval": 40,
+            # Seconds, times kombu's own throttle of 10: every ten minutes a worker looks for jobs whose visibility timeout is
+            # over. That takes two hours, and any worker looks for the jobs of all: 5,000 look eight times a second.
+            "unacked_restore_interval": 60,
             # No message has a priority: one list per queue to ask instead of four. In every process the same.
             "priority_steps": [0],
             # Half-open connections are noticed; above what a BRPOP and a health check may take.
@@ -106,6 +126,33 @@ def configuration(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _refuse_past_us() -> None:
+    """See that Celery will take the broker of our settings.
+
+    Raises:
+        Refused: a variable of its own names another one.
+    """
+    past_us = next((name for name in _PAST_US if os.environ.get(name)), None)
+    if past_us is not None:
+        raise Refused(
+            f"{past_us} is set, as celery's -b and --result-backend set it: it goes past CNI_CLEANUP_BROKER and its TLS"
+        )
+
+
+class _Result(results.AsyncResult[Any]):
+    """As Celery's own, which would wait 20 s for a Redis that is away and end with fifty lines of traceback."""
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        """The result, waited for.
+
+        Raises:
+            BrokerAway: Redis does not answer; asked only in a process of the `celery` command.
+        """
+        if isinstance(self.app, CleanupApp):
+            self.app.require_broker()
+        return super().get(*args, **kwargs)
+
+
 class CleanupApp(Celery):
     """Celery with this program's settings, read when first needed, and an expiry on every message."""
 
@@ -113,6 +160,8 @@ class CleanupApp(Celery):
         super().__init__(*args, **kwargs)
         self._settings: Settings | None = None
         self._was_given_settings = False
+        #: Whether this process is control's worker, which alone does sweeps, and no node's jobs.
+        self.is_control = False
         self.add_defaults(lambda: configuration(self.settings))
 
     @property
@@ -142,9 +191,27 @@ class CleanupApp(Celery):
         self._settings = settings
         self._was_given_settings = True
 
+    def require_broker(self) -> None:
+        """In a process of the `celery` command, where somebody waits, ask Redis for a sign of life.
+
+        Processes of ours were given their settings, and have Celery's patience.
+
+        Raises:
+            BrokerAway: it does not answer.
+        """
+        if not self._was_given_settings:
+            _refuse_past_us()
+            broker.require(self.settings.broker)
+
+    @cached_property
+    def AsyncResult(self) -> type[results.AsyncResult[Any]]:  # noqa: N802  # Celery's name
+        """What stands for a result; its name is for unpickling."""
+        found: type[results.AsyncResult[Any]] = self.subclass_with_self(_Result, name="AsyncResult", reverse="AsyncResult")
+        return found
+
     def send_task(  # type: ignore[override]  # the stubs name every option
         self, name: str, args: Any = None, kwargs: Any = None, **options: Any
-    ) -> AsyncResult[Any]:
+    ) -> results.AsyncResult[Any]:
         """As Celery's own, in which `apply_async`, `call` and Beat end; every message gets an expiry.
 
         Raises:
@@ -157,7 +224,11 @@ class CleanupApp(Celery):
         if not self._was_given_settings and options.get("producer") is None:
             routing.route(name, args, kwargs, options)
             # Celery would try for 20 s and end with two hundred lines of traceback.
-            broker.require(self.settings.broker)
+            self.require_broker()
+            try:
+                return super().send_task(name, args, kwargs, **options)
+            except OperationalError as error:
+                raise broker.away(error) from error
         return super().send_task(name, args, kwargs, **options)
 
 

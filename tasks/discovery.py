@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cni.names import is_node_name
 from cni.settings import Settings
 from tasks import names
 from tasks.errors import Refused
@@ -50,17 +51,19 @@ class Nodes:
     all_there_are: bool = True
 
 
-def discover(settings: Settings, *, selector: str | None = None) -> Nodes:
-    """The nodes of the operator's list, else of the Kubernetes API.
+def discover(settings: Settings, *, selector: str | None = None, timeout: float = _TIMEOUT) -> Nodes:
+    """The nodes of the operator's list, else of the Kubernetes API within so many seconds.
 
     Raises:
-        Refused: there is no way to know any, or a selector and only a list.
+        Refused: there is no way to know any, a selector and only a list, or one that is none or selects nothing.
         CannotDiscover: the API did not answer as it should.
     """
     if settings.static_nodes:
         if selector is not None:
             raise Refused("a selector needs the Kubernetes API: the nodes of this control worker are a list (--static-nodes)")
-        return Nodes(eligible=tuple(sorted({names.node_name(node) for node in settings.static_nodes})))
+        listed = sorted({names.node_name(node) for node in settings.static_nodes})
+        # Another control may have another list.
+        return Nodes(eligible=tuple(listed), all_there_are=False)
     why = no_way_to_discover(settings)
     if why is not None or settings.api == "none":
         raise Refused(why or "")
@@ -69,13 +72,15 @@ def discover(settings: Settings, *, selector: str | None = None) -> Nodes:
 
     api = settings.api
     try:
-        found = within(_TIMEOUT, lambda: _listed(KubernetesApi(api, timeout=_TIMEOUT), selector))
+        found = within(timeout, lambda: _listed(KubernetesApi(api, timeout=timeout), selector))
     except ApiFailed as failed:
         if failed.status == 400 and selector is not None:
             raise Refused(f"the selector {selector!r} is none: {failed}") from failed
         raise CannotDiscover(f"the Kubernetes API does not say which nodes there are: {failed}") from failed
     if not found and selector is None:
         raise CannotDiscover("the Kubernetes API shows no node at all")
+    if not found:
+        raise Refused(f"the selector {selector!r} selects no node")
     skipped = {name: why for name, labels in found if (why := never_runs_the_worker(labels)) is not None}
     eligible = sorted({name for name, _ in found} - skipped.keys())
     return Nodes(eligible=tuple(eligible), skipped=skipped, all_there_are=selector is None)
@@ -128,13 +133,22 @@ def _pages(api: "KubernetesApi", selector: str | None) -> Iterator[list[tuple[st
     tokens: set[str] = set()
     token = ""
     while True:
-        more = {"continue": token} if token else {}
-        page = api.get(_NODES, query | more, accept=f"{_METADATA},application/json", needs="`list` on nodes")
+        page = api.get(
+            _NODES,
+            query | ({"continue": token} if token else {}),
+            accept=f"{_METADATA},application/json",
+            needs="`list` on nodes",
+        )
         try:
-            yield [(str(item["metadata"]["name"]), _labels(item["metadata"])) for item in page["items"]]
+            # Of no nodes at all a list of metadata is null.
+            found = [_node(item["metadata"]) for item in page["items"] or ()]
             token = page["metadata"].get("continue") or ""
-        except (KeyError, TypeError, AttributeError) as error:
+            more = page["metadata"].get("remainingItemCount")
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ApiFailed("its answer is no list of nodes") from error
+        yield found
+        if not token and more:
+            raise ApiFailed(f"its list is partial: {more} more nodes are not in it")
         if not token:
             return
         if token in tokens:
@@ -142,5 +156,12 @@ def _pages(api: "KubernetesApi", selector: str | None) -> Iterator[list[tuple[st
         tokens.add(token)
 
 
-def _labels(metadata: Mapping[str, Any]) -> Mapping[str, str]:
-    return {str(label): str(value) for label, value in (metadata.get("labels") or {}).items()}
+def _node(metadata: Mapping[str, Any]) -> tuple[str, Mapping[str, str]]:
+    """Name and labels of one node.
+
+    Raises:
+        KeyError, TypeError, AttributeError, ValueError: it has none.
+    """
+    if not is_node_name(metadata["name"]):
+        raise ValueError("no name of a node")
+    return metadata["name"], {str(label): str(value) for label, value in (metadata.get("labels") or {}).items()}

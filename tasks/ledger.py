@@ -6,10 +6,9 @@ of nodes; `:signs`, a hash of what is known of those that have not reported; and
 """
 
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tasks import broker
@@ -95,9 +94,17 @@ class Progress:
     reported: int
 
 
+_FACTS = frozenset(each.name for each in fields(Facts)) - {"sweep_id"}
+"""What is read of a sweep's facts: a newer version may have written more."""
+
+
 def is_finished(summary: Mapping[str, Any]) -> bool:
     """Whether the pass of this summary ran to its end; one that was aborted may be asked for again."""
     return summary.get("aborted") is None
+
+
+def _was_dry(summary: Mapping[str, Any]) -> bool:
+    return bool(summary.get("policy", {}).get("dry_run"))
 
 
 class Ledger:
@@ -110,20 +117,8 @@ class Ledger:
 
     def begin(self, facts: Facts) -> None:
         """Note a sweep. Said again of the same one, the first beginning stands."""
-        key = _key(facts.sweep_id)
-        given = {
-            "started": facts.started,
-            "dry_run": facts.dry_run,
-            "selector": facts.selector,
-            "spread": facts.spread,
-            "nodes": facts.nodes,
-        }
         with self._redis.pipeline() as batch:
-            for name, value in given.items():
-                batch.hsetnx(f"{key}:meta", name, json.dumps(value))
-            batch.expire(f"{key}:meta", KEPT_FOR)
-            batch.zremrangebyscore(_SWEEPS, 0, facts.started - KEPT_FOR)
-            batch.zadd(_SWEEPS, {facts.sweep_id: facts.started}, nx=True)
+            _begin(batch, facts)
             batch.execute()
 
     def expect(self, sweep_id: str, nodes: Iterable[str], *, skipped: Mapping[str, str], until: float) -> None:
@@ -164,23 +159,30 @@ class Ledger:
         if self._redis.get(key) == token.encode():
             self._redis.delete(key)
 
-    def renew_lease(self, sweep_id: str) -> None:
-        """Be it for a while longer."""
-        self._redis.expire(f"{_key(sweep_id)}:lease", LEASE)
+    def renew_lease(self, sweep_id: str, token: str) -> bool:
+        """Be it for a while longer, or again where it had run out; false where another one is by now."""
+        key = f"{_key(sweep_id)}:lease"
+        if self._redis.set(key, token, nx=True, ex=LEASE):
+            return True
+        return self._redis.get(key) == token.encode() and bool(self._redis.expire(key, LEASE))
 
     def is_leased(self, sweep_id: str) -> bool:
         """Whether some process asks this sweep's nodes now."""
         return bool(self._redis.exists(f"{_key(sweep_id)}:lease"))
 
-    def claim(self, sweep_id: str, over: str | None = None) -> str | None:
-        """Make this the sweep that runs, where none does, or the one that does is `over`; else the id of that one."""
+    def claim(self, facts: Facts, over: str | None = None) -> str | None:
+        """Begin this sweep as the one that runs, where none does, or the one that does is `over`; else the id of that one.
+
+        At once: one that was claimed, and not yet begun, would look to the next like one that is over.
+        """
 
         def swap(batch: "Pipeline") -> str | None:
             holder = cast("bytes | None", batch.get(_CURRENT))
             batch.multi()
-            if holder is not None and holder.decode() not in (sweep_id, over):
+            if holder is not None and holder.decode() not in (facts.sweep_id, over):
                 return holder.decode()
-            batch.set(_CURRENT, sweep_id, ex=KEPT_FOR)
+            batch.set(_CURRENT, facts.sweep_id, ex=KEPT_FOR)
+            _begin(batch, facts)
             return None
 
         # The package's own types have it return nothing.
@@ -190,14 +192,18 @@ class Ledger:
     # What a node writes
 
     def record(self, sweep_id: str, node: str, summary: Mapping[str, Any]) -> None:
-        """Note one node's report. That of a finished pass is not overwritten by that of an aborted one."""
+        """Note one node's report.
+
+        That of a finished pass stands against a later one: of a repeated message, which had nothing left to do. But a real pass
+        takes the place of a dry run.
+        """
         key = _key(sweep_id)
         text = json.dumps(summary, separators=(",", ":"))
+        before = self.report(sweep_id, node)
+        stands = before is not None and is_finished(before) and (not _was_dry(before) or not is_finished(summary))
         with self._redis.pipeline() as batch:
-            if is_finished(summary):
+            if not stands:
                 batch.hset(key, node, text)
-            else:
-                batch.hsetnx(key, node, text)
             batch.hdel(f"{key}:signs", node)
             batch.expire(key, KEPT_FOR)
             batch.execute()
@@ -220,13 +226,11 @@ class Ledger:
             _note(batch, sweep_id, stopped=at)
             batch.execute()
 
-    def resume(self, sweep_id: str) -> None:
-        """Let them go on: who has not answered is asked again, with as much time as it had."""
-        facts = self.facts(sweep_id)
+    def resume(self, sweep_id: str, *, until: float) -> None:
+        """Let them go on: who has not answered is asked again, and answers are waited for until then."""
         with self._redis.pipeline() as batch:
             batch.hdel(f"{_key(sweep_id)}:meta", "stopped", "all_asked", "error")
-            if facts is not None and facts.until is not None:
-                _note(batch, sweep_id, until=time.time() + facts.until - facts.started)
+            _note(batch, sweep_id, until=until)
             batch.execute()
 
     def is_stopped(self, sweep_id: str) -> bool:
@@ -238,6 +242,10 @@ class Ledger:
     def sweeps(self) -> list[str]:
         """The ids of the sweeps on record, newest first."""
         return [one.decode() for one in cast("list[bytes]", self._redis.zrevrange(_SWEEPS, 0, -1))]
+
+    def waiting(self, queue: str) -> list[dict[str, Any]]:
+        """The messages that wait in a queue, as kombu writes them."""
+        return [json.loads(text) for text in cast("list[bytes]", self._redis.lrange(queue, 0, -1))]
 
     def current(self) -> str | None:
         """The sweep that runs, or was the last that did."""
@@ -264,7 +272,7 @@ class Ledger:
     def progress(self, sweep_id: str) -> Progress:
         """How many nodes are to be asked, were asked and have reported, without reading the reports."""
         key = _key(sweep_id)
-        with self._redis.pipeline() as batch:
+        with self._redis.pipeline(transaction=False) as batch:
             batch.scard(f"{key}:expected")
             batch.scard(f"{key}:asked")
             batch.hlen(key)
@@ -272,21 +280,23 @@ class Ledger:
         return Progress(expected=expected, asked=asked, reported=reported)
 
     def snapshot(self, sweep_id: str, *, reports: bool = True) -> Snapshot | None:
-        """All that is known of a sweep, at one moment; None if it is not on record.
+        """All that is known of a sweep; None if it is not on record.
 
         Without `reports` each is taken for an empty one, which spares reading 5,000 of them.
         """
         key = _key(sweep_id)
-        with self._redis.pipeline() as batch:
+        # No transaction: in one Redis would not even read when its memory is full. So the signs go before the reports, which take
+        # their place, and what is last noted of a sweep, that all were asked, before everything.
+        with self._redis.pipeline(transaction=False) as batch:
             batch.hgetall(f"{key}:meta")
             batch.smembers(f"{key}:expected")
             batch.smembers(f"{key}:asked")
+            batch.hgetall(f"{key}:signs")
             if reports:
                 batch.hgetall(key)
             else:
                 batch.hkeys(key)
-            batch.hgetall(f"{key}:signs")
-            meta, expected, asked, reported, signs = batch.execute()
+            meta, expected, asked, signs, reported = batch.execute()
         facts = _facts(sweep_id, meta)
         if facts is None:
             return None
@@ -366,6 +376,15 @@ def unknown_sweep(sweep_id: str) -> Refused:
     return Refused(f"no sweep {sweep_id} is on record: they are kept for 30 days (cni-cleanup report --list)")
 
 
+def _begin(batch: "Pipeline", facts: Facts) -> None:
+    key = f"{_key(facts.sweep_id)}:meta"
+    for name in ("started", "dry_run", "selector", "spread", "nodes"):
+        batch.hsetnx(key, name, json.dumps(getattr(facts, name)))
+    batch.expire(key, KEPT_FOR)
+    batch.zremrangebyscore(_SWEEPS, 0, facts.started - KEPT_FOR)
+    batch.zadd(_SWEEPS, {facts.sweep_id: facts.started}, nx=True)
+
+
 def _note(batch: "Pipeline", sweep_id: str, **facts: object) -> None:
     key = f"{_key(sweep_id)}:meta"
     batch.hset(key, mapping={name: json.dumps(value) for name, value in facts.items()})
@@ -375,7 +394,7 @@ def _note(batch: "Pipeline", sweep_id: str, **facts: object) -> None:
 def _facts(sweep_id: str, meta: Mapping[bytes, bytes]) -> Facts | None:
     if b"started" not in meta:
         return None
-    known = {name.decode(): json.loads(text) for name, text in meta.items()}
+    known = {name.decode(): json.loads(text) for name, text in meta.items() if name.decode() in _FACTS}
     if known.get("nodes") is not None:
         known["nodes"] = tuple(known["nodes"])
     return Facts(sweep_id=sweep_id, **known)

@@ -73,7 +73,7 @@ def spread(value: object) -> float:
     Raises:
         Refused: it is no number, or not one from 0 to 3600.
     """
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 3600:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and (value == 0 or 0.0001 <= value <= 3600):
         return float(value)
     raise Refused(f"spread must be a number of seconds from 0 to 3600, not {_shown(value)}")
 

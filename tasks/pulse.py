@@ -5,8 +5,6 @@ from typing import Any
 
 from celery import bootsteps
 from celery.utils.log import get_task_logger
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 
 from tasks.celery_app import app
 from tasks.ledger import note_worker, open_ledger
@@ -14,9 +12,6 @@ from tasks.sweep import ask_again, interrupted
 
 _EVERY = 60.0
 """Seconds."""
-
-_TURNS_WITHIN = 300.0
-"""Seconds without a turn after which a loop that has a connection is taken for stuck."""
 
 _log = get_task_logger(__name__)
 
@@ -32,15 +27,18 @@ class _Loop:
 _loop = _Loop()
 
 
-def is_turning() -> bool:
-    """Whether the worker lives: its loop has turned lately, or it waits for its broker."""
-    return not _loop.connected or time.monotonic() - _loop.turned_at < _TURNS_WITHIN
+def is_turning(*, within: float) -> bool:
+    """Whether the worker lives: its loop has turned within so many seconds, or it waits for its broker."""
+    return not _loop.connected or time.monotonic() - _loop.turned_at < within
 
 
 class _Pulse(bootsteps.StartStopStep):
     """Beats in the consumer's loop: from each connection that it makes to the broker to the end of that one."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    #: None also while it was never started: a connection that is lost while it is being made stops every step.
+    _timer: Any = None
 
     def start(self, parent: Any) -> None:
         """The loop is about to turn."""
@@ -59,8 +57,8 @@ class _Pulse(bootsteps.StartStopStep):
         _loop.turned_at = time.monotonic()
         try:
             self.beat(consumer)
-        except (RedisError, OperationalError, OSError) as error:
-            _log.warning("no sign of life reached Redis: %s", error)
+        except Exception as error:  # noqa: BLE001  # whatever stands in Redis, the worker goes on
+            _log.warning("no sign of life reached Redis: %s: %s", type(error).__name__, error)
 
     def beat(self, consumer: Any) -> None:
         """Say what is to be said."""
@@ -82,7 +80,7 @@ class OfControl(_Pulse):
     def beat(self, consumer: Any) -> None:  # noqa: ARG002  # as the other one
         """Take it up again."""
         with open_ledger(tries=0) as ledger:
-            sweep_id = interrupted(ledger, now=time.time())
-        if sweep_id is not None:
-            _log.warning("sweep %s was interrupted: it goes on", sweep_id, extra={"action": "sweep_resumed"})
-            ask_again(sweep_id)
+            facts = interrupted(ledger, now=time.time())
+        if facts is not None:
+            _log.warning("sweep %s was interrupted: it goes on", facts.sweep_id, extra={"action": "sweep_resumed"})
+            ask_again(facts)

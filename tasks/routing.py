@@ -20,6 +20,9 @@ def route(
         Refused: there is no such task, it names no node, or it is to go to another queue.
     """
     queue = _queue(name, args or (), kwargs or {})
+    past_us = next((name for name in ("exchange", "routing_key") if options.get(name)), None)
+    if past_us is not None:
+        raise Refused(f"{name} goes to queue {queue}: leave the {past_us} out, nobody would read it")
     asked = _name(options.get("queue"))
     if asked not in (None, queue):
         # Celery would let the caller's queue win, and the job would wait for a worker that refuses it.

@@ -1,9 +1,11 @@
 """The sweep: one job for every node, and a ledger of who answered."""
 
+import base64
+import json
 import secrets
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_task_logger
@@ -12,7 +14,7 @@ from kombu.utils.functional import retry_over_time
 from redis.exceptions import RedisError
 
 from tasks import account, broker, names
-from tasks.celery_app import NODE_JOB_EXPIRES, SOFT_TIME_LIMIT, VISIBILITY_TIMEOUT, app
+from tasks.celery_app import NODE_JOB_EXPIRES, SOFT_TIME_LIMIT, app
 from tasks.discovery import CannotDiscover, Nodes, discover
 from tasks.errors import Refused
 from tasks.ledger import LEASE, Facts, Ledger, open_ledger, require_facts, unknown_sweep
@@ -23,18 +25,15 @@ if TYPE_CHECKING:
 SPREAD = 0.12
 """Seconds between two nodes: 5,000 begin over ten minutes, so that the Kubernetes API meets eight passes a second, not 5,000."""
 
-ANSWERS_WITHIN = VISIBILITY_TIMEOUT + 1800
-"""Seconds for which answers are waited for after the last node was asked: a job whose worker was killed comes again after the
-visibility timeout."""
-
 _LONGEST = SOFT_TIME_LIMIT - 300
 """Seconds that asking all nodes may take: the sweep is a job like any other, with a time limit."""
 
 _BATCH = 1000
 """Messages in one round trip to Redis."""
 
-_GONE_FOR = 3600.0
-"""Seconds without a sign of a worker before what is kept for a node that is not in the cluster any more is removed."""
+_GONE_FOR = 24 * 3600.0
+"""Seconds without a sign of a worker before what is kept for a node that is not in the cluster any more is removed: longer than
+any two clocks can be apart by mistake of a time zone."""
 
 _OUTAGE = 600.0
 """Seconds for which asking waits for a broker that went away; after that control takes it up when the broker is back."""
@@ -42,7 +41,7 @@ _OUTAGE = 600.0
 _log = get_task_logger(__name__)
 
 
-@app.task(name=names.SWEEP, bind=True, throws=(Refused,))
+@app.task(name=names.SWEEP, bind=True, throws=(Refused, CannotDiscover))
 def sweep(
     self: "Task[..., Any]",
     nodes: list[str] | None = None,
@@ -61,21 +60,19 @@ def sweep(
         redis.RedisError: the ledger does not answer.
         kombu.exceptions.OperationalError: the broker cannot take the jobs.
     """
-    facts = Facts(
-        sweep_id=names.sweep_id(self.request.id),
-        started=time.time(),
-        dry_run=names.flag("dry_run", dry_run),
-        selector=names.selector(selector),
-        spread=SPREAD if spread is None else names.spread(spread),
-        nodes=wanted_nodes(nodes),
-    )
+    _refuse_elsewhere()
+    facts = _facts(self.request.id, nodes, dry_run, selector, spread)
     with open_ledger(tries=broker.PATIENT) as ledger:
-        _claim(ledger, facts.sweep_id)
-        ledger.begin(facts)
-        with _lease(ledger, facts.sweep_id) as mine:
-            if not mine:
+        known = ledger.facts(facts.sweep_id)
+        if known is not None and _is_through(known):
+            # The message came again, or late: another sweep may run by now, and this one's account stands.
+            return _answer(known, expected=len(ledger.expected(known.sweep_id)), asked=0, stopped=known.stopped is not None)
+        # Nobody takes up again what is not on record: until it is, a memory that is full is waited for as well.
+        retry_over_time(lambda: _claim(ledger, facts), RedisError, max_retries=None, timeout=_OUTAGE)
+        with _lease(ledger, facts.sweep_id) as lease:
+            if lease is None:
                 return {"sweep_id": facts.sweep_id, "asked": 0, "why": "another process asks the nodes of this sweep"}
-            return _ask(ledger, require_facts(ledger, facts.sweep_id))
+            return _ask(ledger, require_facts(ledger, facts.sweep_id), lease)
 
 
 @app.task(name=names.REPORT, throws=(Refused,))
@@ -86,8 +83,59 @@ def report(sweep_id: str | None = None) -> dict[str, Any]:
         Refused: there is no such sweep on record.
         redis.RedisError: the ledger does not answer.
     """
+    _refuse_elsewhere()
     with open_ledger() as ledger:
         return account_of(ledger, None if sweep_id is None else names.sweep_id(sweep_id))
+
+
+def _facts(
+    sweep_id: object,
+    nodes: object = None,
+    dry_run: object = False,  # noqa: FBT002  # in the order of the message
+    selector: object = None,
+    spread: object = None,
+) -> Facts:
+    """What a message asks for.
+
+    Raises:
+        Refused: an argument is none.
+    """
+    return Facts(
+        sweep_id=names.sweep_id(sweep_id),
+        started=time.time(),
+        dry_run=names.flag("dry_run", dry_run),
+        selector=names.selector(selector),
+        spread=SPREAD if spread is None else names.spread(spread),
+        nodes=wanted_nodes(nodes),
+    )
+
+
+def queued(ledger: Ledger) -> list[Facts]:
+    """The sweeps that somebody asked for and no control worker has taken."""
+    found = []
+    for message in ledger.waiting(names.CONTROL_QUEUE):
+        with suppress(Refused, KeyError, TypeError, ValueError):
+            if message["headers"]["task"] == names.SWEEP:
+                args, kwargs, _ = json.loads(base64.b64decode(message["body"]))
+                found.append(_facts(message["headers"]["id"], *args, **kwargs))
+    return found
+
+
+def go_on(ledger: Ledger, facts: Facts) -> None:
+    """Let a sweep that was stopped go on with the nodes that have not answered, with as much time as it had at first."""
+    nodes = len(ledger.expected(facts.sweep_id))
+    ledger.resume(facts.sweep_id, until=time.time() + nodes * facts.spread + account.ANSWERS_WITHIN)
+    ask_again(facts)
+
+
+def _refuse_elsewhere() -> None:
+    """Refuse what is control's to do: whoever writes to a node's queue may ask for less than its settings, not for a sweep.
+
+    Raises:
+        Refused: this is a node's worker.
+    """
+    if not app.is_control:
+        raise Refused("sweeps and their accounts are control's: this is not its worker")
 
 
 def account_of(ledger: Ledger, sweep_id: str | None) -> dict[str, Any]:
@@ -138,42 +186,48 @@ def choose(there: Nodes, wanted: Sequence[str] | None) -> list[str]:
     return list(wanted)
 
 
-def interrupted(ledger: Ledger, *, now: float) -> str | None:
+def interrupted(ledger: Ledger, *, now: float) -> Facts | None:
     """The sweep that runs and whose nodes nobody asks any more: the process that did was killed."""
     sweep_id = ledger.current()
     facts = None if sweep_id is None else ledger.facts(sweep_id)
     if sweep_id is None or facts is None or facts.all_asked is not None:
         return None
-    over = facts.stopped is not None or facts.error is not None or now >= (facts.until or facts.started + ANSWERS_WITHIN)
-    return None if over or ledger.is_leased(sweep_id) else sweep_id
+    over = facts.stopped is not None or facts.error is not None or now >= account.deadline(facts)
+    return None if over or ledger.is_leased(sweep_id) else facts
 
 
-def ask_again(sweep_id: str) -> None:
-    """Have a sweep go on with the nodes that were not asked."""
-    app.send_task(names.SWEEP, task_id=sweep_id)
+def ask_again(facts: Facts) -> None:
+    """Have a sweep go on with the nodes that were not asked.
+
+    With all that it was told at first: its record may be lost until the message is taken, and what is left out asks for more.
+    """
+    wanted = {"dry_run": facts.dry_run, "selector": facts.selector, "spread": facts.spread}
+    nodes = None if facts.nodes is None else list(facts.nodes)
+    app.send_task(names.SWEEP, kwargs={"nodes": nodes, **wanted}, task_id=facts.sweep_id)
 
 
-def _claim(ledger: Ledger, sweep_id: str) -> None:
-    """Be the one sweep that runs.
+def _is_through(facts: Facts) -> bool:
+    """Whether nobody is to be asked for this sweep any more, unless it is resumed."""
+    return facts.all_asked is not None or facts.stopped is not None or facts.error is not None
+
+
+def _claim(ledger: Ledger, facts: Facts) -> None:
+    """Begin as the one sweep that runs.
 
     Raises:
         Refused: another one does.
     """
-    holder = ledger.claim(sweep_id)
+    holder = ledger.claim(facts)
     while holder is not None:
         there = ledger.snapshot(holder, reports=False)
-        if there is None:
-            # It was claimed a moment ago, and is noted in the next one; or whoever claimed it died in between.
-            time.sleep(2)
-            there = ledger.snapshot(holder, reports=False)
         if there is not None and account.state(there, now=time.time()) == "running":
             raise Refused(f"sweep {holder} is running: wait for it (cni-cleanup report), or stop it (cni-cleanup job --stop)")
-        holder = ledger.claim(sweep_id, over=holder)
+        holder = ledger.claim(facts, over=holder)
 
 
 @contextmanager
-def _lease(ledger: Ledger, sweep_id: str) -> Iterator[bool]:
-    """Be the only process that asks this sweep's nodes; false where another one is, and goes on to be.
+def _lease(ledger: Ledger, sweep_id: str) -> Iterator[str | None]:
+    """Be the only process that asks this sweep's nodes, by what is yielded; None where another one is, and goes on to be.
 
     One that was killed holds its lease for half a minute.
     """
@@ -182,13 +236,13 @@ def _lease(ledger: Ledger, sweep_id: str) -> Iterator[bool]:
     while not (mine := ledger.take_lease(sweep_id, token)) and time.monotonic() < deadline:
         time.sleep(1)
     try:
-        yield mine
+        yield token if mine else None
     finally:
         if mine:
             ledger.drop_lease(sweep_id, token)
 
 
-def _ask(ledger: Ledger, facts: Facts) -> dict[str, Any]:
+def _ask(ledger: Ledger, facts: Facts, lease: str) -> dict[str, Any]:
     """Find out the nodes, unless that was done before, and ask those that were not asked yet."""
     expected = ledger.expected(facts.sweep_id) or _expect(ledger, facts)
     asked = ledger.asked(facts.sweep_id)
@@ -201,16 +255,14 @@ def _ask(ledger: Ledger, facts: Facts) -> dict[str, Any]:
         facts.spread,
         extra={"action": "sweep_begun", "sweep_id": facts.sweep_id},
     )
-    sent = _fan_out(ledger, facts, left)
+    sent = _fan_out(ledger, facts, left, lease)
     if sent == len(left):
         ledger.note_all_asked(facts.sweep_id, at=time.time())
-    return {
-        "sweep_id": facts.sweep_id,
-        "expected": len(expected),
-        "asked": sent,
-        "dry_run": facts.dry_run,
-        "stopped": sent < len(left),
-    }
+    return _answer(facts, expected=len(expected), asked=sent, stopped=sent < len(left))
+
+
+def _answer(facts: Facts, *, expected: int, asked: int, stopped: bool) -> dict[str, Any]:
+    return {"sweep_id": facts.sweep_id, "expected": expected, "asked": asked, "dry_run": facts.dry_run, "stopped": stopped}
 
 
 def _expect(ledger: Ledger, facts: Facts) -> frozenset[str]:
@@ -231,9 +283,9 @@ def _expect(ledger: Ledger, facts: Facts) -> frozenset[str]:
     if len(chosen) * facts.spread > _LONGEST:
         most = _LONGEST / len(chosen)
         raise Refused(f"a spread of {facts.spread:g} s is too long for {len(chosen)} nodes: at most {most:.2f} s is possible")
-    until = time.time() + len(chosen) * facts.spread + ANSWERS_WITHIN
+    until = time.time() + len(chosen) * facts.spread + account.ANSWERS_WITHIN
     ledger.expect(facts.sweep_id, chosen, skipped=there.skipped, until=until)
-    if there.all_there_are:
+    if there.all_there_are and facts.nodes is None and not facts.dry_run:
         _forget_gone(ledger, there)
     return frozenset(chosen)
 
@@ -249,8 +301,10 @@ def _forget_gone(ledger: Ledger, there: Nodes) -> None:
         _log.info("%d nodes are not in the cluster any more: their queues are removed", len(dead), extra={"action": "forgotten"})
 
 
-def _fan_out(ledger: Ledger, facts: Facts, nodes: Sequence[str]) -> int:
-    """Send each node its job, at the sweep's pace; how many were sent. Less than all if the sweep was stopped.
+def _fan_out(ledger: Ledger, facts: Facts, nodes: Sequence[str], lease: str) -> int:
+    """Send each node its job, at the sweep's pace; how many were sent.
+
+    Less than all if the sweep was stopped, or if another process asks its nodes: Redis was away for longer than a lease.
 
     Raises:
         kombu.exceptions.OperationalError: the broker cannot take them for so long that it is no restart.
@@ -269,7 +323,8 @@ def _fan_out(ledger: Ledger, facts: Facts, nodes: Sequence[str]) -> int:
                 timeout=_OUTAGE,
             )
             sent += len(some)
-        ledger.renew_lease(facts.sweep_id)
+        if not ledger.renew_lease(facts.sweep_id, lease):
+            break
         if sent < len(nodes):
             # Not one by one: a second's worth of nodes is one round trip.
             time.sleep(min(1.0, facts.spread * (len(nodes) - sent)))
@@ -287,6 +342,7 @@ def send_jobs(nodes: Sequence[str], *, sweep_id: str, dry_run: bool) -> None:
     Raises:
         kombu.exceptions.OperationalError: the broker cannot take them.
     """
+    kwargs = {"dry_run": dry_run, "sweep_id": sweep_id}
     with (
         app.producer_pool.acquire(block=True) as producer,
         producer.batch(max_size=_BATCH),  # type: ignore[attr-defined]  # the stubs know kombu 5.6
@@ -295,7 +351,7 @@ def send_jobs(nodes: Sequence[str], *, sweep_id: str, dry_run: bool) -> None:
             app.send_task(
                 names.CLEAN_NODE,
                 args=[node],
-                kwargs={"dry_run": dry_run, "sweep_id": sweep_id},
+                kwargs=kwargs,
                 producer=producer,
                 # A queue's first declaration costs 10 commands and leaves keys for ever; a list needs none.
                 declare=[],
@@ -304,4 +360,7 @@ def send_jobs(nodes: Sequence[str], *, sweep_id: str, dry_run: bool) -> None:
                 # Otherwise the sweep's own result would list every one of its jobs.
                 add_to_parent=False,
                 expires=NODE_JOB_EXPIRES,
+                # For the log and for Flower. Made by Celery, which first looks how deep they are, these took a fifth of the time.
+                argsrepr=repr([node]),
+                kwargsrepr=repr(kwargs),
             )

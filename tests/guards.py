@@ -22,6 +22,10 @@ NAMES = "tests/unit/test_names.py"
 API = "tests/contract/test_api_witness.py"
 RUNTIME = "tests/contract/test_runtime_witness.py"
 BAD_INPUT = "tests/e2e/test_bad_input.py"
+JOBS = "tests/integration/test_node_jobs.py"
+BESIDE = "tests/unit/test_companion.py"
+EARLY = "tests/integration/test_companion.py"
+TLS = "tests/integration/test_tls.py"
 
 
 class Out(NamedTuple):
@@ -724,6 +728,38 @@ RULES: dict[int, tuple[Guard, ...]] = {
             Out("workers/removal.py", "if self.is_on_hold():", "if False:"),
         ),
         Guard(
+            "a sweep that is stopped stops the next batch",
+            (f"{JOBS}::TestTheStopSwitch::test_one_that_comes_in_the_middle_stops_before_the_next_batch",),
+            Out("workers/node.py", "        if self.is_stopped():\n", "        if False:\n"),
+        ),
+        Guard(
+            "a pass of the worker's own accord has the guards of every pass",
+            (
+                f"{EARLY}::TestTheSameGuards::test_exactly_the_leaks_go",
+                f"{EARLY}::TestTheSameGuards::test_the_nodes_own_settings_stand",
+                f"{EARLY}::TestTheSameGuards::test_a_hold_stops_it",
+                f"{EARLY}::TestTheSameGuards::test_beside_another_pass_it_does_nothing",
+                f"{EARLY}::TestTheEndOfTheWorker::test_that_of_a_worker_that_was_killed_ends_as_any_pass",
+            ),
+        ),
+        Guard(
+            "a pass of the worker's own accord is made at most once in ten minutes",
+            (
+                f"{BESIDE}::TestEarlyPass::test_it_is_made_at_most_once_in_ten_minutes",
+                f"{BESIDE}::TestEarlyPass::test_a_worker_that_is_started_again_and_again_keeps_to_it",
+            ),
+            Out(
+                "workers/companion.py",
+                "return last is None or not 0 <= self.clock.monotonic() - last < self.pace.early",
+                "return True",
+            ),
+        ),
+        Guard(
+            "a worker that is started again and again remembers its own pass",
+            (f"{BESIDE}::TestEarlyPass::test_a_worker_that_is_started_again_and_again_keeps_to_it",),
+            Out("workers/companion.py", 'return float(last["at"])', "return None"),
+        ),
+        Guard(
             "a hold that cannot be looked at stops too",
             (f"{REMOVAL}::test_a_hold_that_cannot_be_looked_at_stops_every_removal",),
             Out(
@@ -758,6 +794,35 @@ RULES: dict[int, tuple[Guard, ...]] = {
             "a dry run is asked for by true, and by nothing that looks like it",
             ("tests/unit/test_task_names.py::test_a_flag_is_true_or_false_and_nothing_that_looks_like_it",),
             Out("tasks/names.py", "if isinstance(value, bool):", "if True:"),
+        ),
+        Guard(
+            "a node whose report the ledger has answers with it and cleans nothing twice",
+            (f"{JOBS}::TestWhatWasDone::test_the_report_in_the_ledger_is_the_answer_to_a_repeated_message",),
+            Out("tasks/node_tasks.py", "if before is not None and _answers(before, sweep_id, dry_run=dry_run):", "if False:"),
+        ),
+        Guard(
+            "a node that has noted its pass itself answers with it and cleans nothing twice",
+            (f"{JOBS}::TestWhatWasDone::test_what_the_node_noted_is_the_answer_where_the_ledger_has_none",),
+            Out("tasks/node_tasks.py", "if isinstance(last, dict) and _answers(last, sweep_id, dry_run=dry_run):", "if False:"),
+        ),
+        Guard(
+            "a job of a sweep that is stopped is not begun",
+            (f"{JOBS}::TestTheStopSwitch::test_a_job_of_a_stopped_sweep_is_not_begun",),
+            Out("tasks/node_tasks.py", "    if not ledger.is_stopped(sweep_id):\n", "    if True:\n"),
+        ),
+        Guard(
+            "with TLS the certificate of who sends the messages is checked",
+            (f"{TLS}::TestItIsRefused::test_by_celery[another authority]", f"{TLS}::TestItIsRefused::test_by_the_ledger"),
+            Out(
+                "tasks/broker.py",
+                '"ssl_cert_reqs": ssl.CERT_REQUIRED, "ssl_check_hostname": True',
+                '"ssl_cert_reqs": ssl.CERT_NONE, "ssl_check_hostname": False',
+            ),
+        ),
+        Guard(
+            "and so is its name",
+            (f"{TLS}::TestItIsRefused::test_by_celery[another name]", f"{TLS}::TestItIsRefused::test_by_beat"),
+            Out("tasks/broker.py", '"ssl_check_hostname": True', '"ssl_check_hostname": False'),
         ),
     ),
 }
@@ -939,12 +1004,17 @@ HAZARDS: dict[int, Hazard] = {
             f"{REMOVAL}::test_a_second_pass_is_busy_and_leaves_the_first_ones_report",
             f"{FLEET}::test_a_repeated_message_of_a_sweep_cleans_nothing_twice",
             f"{FLEET}::test_an_expired_message_is_not_run",
+            f"{EARLY}::TestTheSameGuards::test_beside_another_pass_it_does_nothing",
         ),
     ),
     22: Hazard(
         "weekly is too slow",
-        how_it_stands="it is: one bad pod drains a /24 in minutes, and passes that begin early (`--early-at`) are not built yet."
-        " No live reservation is in danger, and `cni-cleanup clean` can be run at any time with the same guards",
+        (
+            f"{EARLY}::TestTheSameGuards::test_exactly_the_leaks_go",
+            f"{EARLY}::TestWithoutABroker::test_it_is_made_though_there_never_was_one",
+            f"{EARLY}::TestWithoutABroker::test_it_is_made_though_the_broker_went_away",
+            f"{BESIDE}::TestEarlyPass::test_what_cannot_be_understood_puts_it_off_neither_for_ever_nor_not_at_all",
+        ),
     ),
     23: Hazard(
         "modes, read-only mounts, a scan without rights to write",

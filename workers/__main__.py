@@ -5,16 +5,26 @@ A worker starts it, so that nothing of what a pass imports stays in the worker's
 """
 
 import logging
+import signal
 import sys
+from collections.abc import Sequence
 
 from cni.errors import CleanupError
 from workers.configuration import settings_from_environment
 
 
-def main(what: str) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Do it, and tell what came of it on stderr; the exit status, 0 if all is well."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     log = logging.getLogger("workers")
+    match arguments:
+        case ["clean" | "check" as what]:
+            pass
+        case _:
+            log.error("usage: python -m workers clean|check")
+            return 2
+    # A Ctrl-C in the worker's terminal reaches this process as well, and is to end it without a word.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         return _clean(log) if what == "clean" else _check(log)
     except CleanupError as error:
@@ -43,4 +53,4 @@ def _check(log: logging.Logger) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1:]))

@@ -136,13 +136,18 @@ def _truth(text: str) -> bool:
 
 
 def _broker(text: str) -> str:
-    wanted = "a Redis URL such as redis://:password@host:6379/0 is wanted"
+    wanted = (
+        "a Redis URL such as redis://:password@host:6379/0 is wanted (in the password / is %2F, ? is %3F, # is %23, @ is %40)"
+    )
     if not re.fullmatch(r"rediss?://[^\s/]+\S*", text):
         raise ValueError(wanted)
     try:
-        urlsplit(text).port  # noqa: B018  # reading it is what checks it
+        parts = urlsplit(text)
+        parts.port  # noqa: B018  # reading it is what checks it
     except ValueError as error:
         raise ValueError(wanted) from error
+    if parts.fragment or not re.fullmatch(r"/?[0-9]*", parts.path):
+        raise ValueError(wanted)
     return text
 
 
@@ -328,7 +333,9 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str], *, confi
         try:
             values[option.field] = option.parse(text)
         except ValueError as error:
-            raise UsageError(f"{where} is {text[:80]!r}: {error}") from error
+            # A broker's URL may hold a password.
+            shown = "" if option.name == "broker" else f" is {text[:80]!r}"
+            raise UsageError(f"{where}{shown}: {error}") from error
     in_cluster = bool(environ.get("KUBERNETES_SERVICE_HOST"))
     return Settings(**values, pod_uid=environ.get("POD_UID") or None, in_cluster=in_cluster)
 
@@ -353,7 +360,7 @@ def _written(value: object) -> str:
     if isinstance(value, (tuple, frozenset)):
         return ",".join(sorted(value) if isinstance(value, frozenset) else value)
     if isinstance(value, float):
-        return f"{value!r}s"
+        return f"{value:.9f}s"
     return "" if value is None else _as_text(value)
 
 

@@ -74,7 +74,10 @@ class KubernetesApi:
             body = _body(answer.response, self._deadline)
         except (OpenApiException, urllib3.exceptions.HTTPError, OSError) as error:
             # urllib3 tells of retries first, and of the cause at the end of a long line.
-            raise ApiFailed(f"it cannot be asked: {_line(getattr(error, 'reason', None) or error)}") from error
+            cause = getattr(error, "reason", None) or error
+            if isinstance(cause, urllib3.exceptions.ReadTimeoutError):
+                raise ApiFailed("its answer takes too long") from error
+            raise ApiFailed(f"it cannot be asked: {_line(cause)}") from error
         value = _json(body)
         if answer.status != 200:
             raise ApiFailed(_refusal(answer.status, value, needs), status=answer.status)

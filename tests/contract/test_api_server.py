@@ -21,6 +21,7 @@ from tests.support.api_server import (
     ApiServer,
     Failure,
     Fault,
+    Node,
     Pod,
     forbidden,
     gone,
@@ -38,6 +39,8 @@ from tests.support.fixtures import TOKEN
 from tests.support.recorded import NODE_NAME, RecordedNode
 
 PODS_PATH = "/api/v1/pods"
+NODES_PATH = "/api/v1/nodes"
+METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
 def pod(name: str, node: str = "node1") -> Pod:
@@ -48,6 +51,10 @@ def pod(name: str, node: str = "node1") -> Pod:
         "spec": {"nodeName": node, "containers": [{"name": "main", "image": "busybox"}]},
         "status": {"phase": "Running"},
     }
+
+
+def node(name: str, **labels: str) -> Node:
+    return {"kind": "Node", "metadata": {"name": name, "labels": labels}, "spec": {"podCIDR": "10.88.0.0/24"}}
 
 
 @dataclass(frozen=True)
@@ -68,10 +75,20 @@ class Answer:
 Query = Mapping[str, str | int]
 
 
-def get(server: ApiServer, query: Query = MappingProxyType({}), *, path: str = PODS_PATH, timeout: float = 20.0) -> Answer:
-    url = f"{server.url}{path}?{urllib.parse.urlencode(query)}"
+def get(
+    server: ApiServer,
+    query: Query = MappingProxyType({}),
+    *,
+    path: str = PODS_PATH,
+    timeout: float = 20.0,
+    accept: str | None = None,
+) -> Answer:
+    headers = {} if accept is None else {"Accept": accept}
+    request = urllib.request.Request(  # noqa: S310  # the tests' own server
+        f"{server.url}{path}?{urllib.parse.urlencode(query)}", headers=headers
+    )
     try:
-        with urllib.request.urlopen(url, timeout=timeout) as response:  # noqa: S310  the tests' own server
+        with urllib.request.urlopen(request, timeout=timeout) as response:  # noqa: S310  # as above
             return Answer(response.status, response.headers, json.load(response))
     except urllib.error.HTTPError as error:
         with error:
@@ -178,7 +195,7 @@ def test_malformed_options_are_bad_requests(three: ApiServer, query: Query):
 
 
 def test_other_paths_are_not_found(three: ApiServer):
-    assert get(three, path="/api/v1/nodes").status == 404
+    assert get(three, path="/api/v1/services").status == 404
 
 
 def test_every_request_is_logged(three: ApiServer):
@@ -196,6 +213,7 @@ def test_every_request_is_logged(three: ApiServer):
     [
         (unauthorized(), 401, "Unauthorized"),
         (forbidden(), 403, "Forbidden"),
+        (forbidden("nodes"), 403, "Forbidden"),
         (gone(), 410, "Expired"),
         (too_many_requests(), 429, "TooManyRequests"),
         (server_error(), 500, "InternalServerError"),
@@ -284,15 +302,97 @@ def test_a_client_that_does_not_know_the_certificate_gets_nothing(secure_api_ser
     assert secure_api_server.requests == []
 
 
-def test_metadata_alone_is_served_to_who_asks_for_it(three: ApiServer):
-    request = urllib.request.Request(  # noqa: S310  the tests' own server
-        f"{three.url}{PODS_PATH}",
-        headers={"Accept": "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"},
-    )
-    with urllib.request.urlopen(request, timeout=20) as response:  # noqa: S310
-        document = json.load(response)
-    assert document["kind"] == "PartialObjectMetadataList"
-    assert all(item.keys() == {"kind", "apiVersion", "metadata"} for item in document["items"])
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        (METADATA, "PartialObjectMetadataList"),
+        (f"{METADATA},application/json", "PartialObjectMetadataList"),
+        (f"application/json, {METADATA}", "PodList"),
+        (f"application/json;as=Table;g=meta.k8s.io;v=v1beta9, {METADATA}", "PartialObjectMetadataList"),
+        ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v9, */*", "PodList"),
+        ("application/vnd.kubernetes.protobuf, application/json", "PodList"),
+    ],
+)
+def test_of_what_a_client_accepts_the_first_that_there_is_gets_served(three: ApiServer, accept: str, kind: str):
+    answer = get(three, accept=accept)
+    assert (answer.status, answer.body["kind"]) == (200, kind)
+    if kind == "PartialObjectMetadataList":
+        assert all(item.keys() == {"kind", "apiVersion", "metadata"} for item in answer.body["items"])
+
+
+def test_who_accepts_nothing_that_there_is_gets_nothing(three: ApiServer):
+    answer = get(three, accept="text/html")
+    assert (answer.status, answer.body["reason"]) == (406, "NotAcceptable")
+
+
+@pytest.fixture
+def nodes(api_server: ApiServer) -> ApiServer:
+    """A server with four nodes, and no pods."""
+    blue, green = node("n1", pool="blue", zone="a"), node("n2", pool="green", zone="b")
+    api_server.set_nodes([node("n4"), green, blue, node("n3", **{"example.com/pool": "blue", "pool": ""})])
+    return api_server
+
+
+def test_nodes_are_listed_in_pages_as_pods_are(nodes: ApiServer):
+    first = get(nodes, {"limit": 3}, path=NODES_PATH)
+    assert (first.body["kind"], first.names) == ("NodeList", ["n1", "n2", "n3"])
+    assert first.body["metadata"]["remainingItemCount"] == 1
+    nodes.set_nodes([])
+    last = get(nodes, {"limit": 3, "continue": first.token}, path=NODES_PATH)
+    assert (last.names, last.token) == (["n4"], "")
+    nodes.expire_tokens()
+    assert get(nodes, {"limit": 3, "continue": first.token}, path=NODES_PATH).status == 410
+    assert get(nodes).names == []
+
+
+def test_nodes_are_selected_by_fields_of_their_own(nodes: ApiServer):
+    assert get(nodes, {"fieldSelector": "metadata.name=n2"}, path=NODES_PATH).names == ["n2"]
+    assert get(nodes, {"fieldSelector": "spec.nodeName=n2"}, path=NODES_PATH).status == 400
+
+
+@pytest.mark.parametrize(
+    ("selector", "names"),
+    [
+        ("", ["n1", "n2", "n3", "n4"]),
+        ("pool=blue", ["n1"]),
+        ("pool==blue", ["n1"]),
+        ("pool = blue", ["n1"]),
+        ("pool=", ["n3"]),
+        ("pool!=blue", ["n2", "n3", "n4"]),
+        ("pool", ["n1", "n2", "n3"]),
+        ("!pool", ["n4"]),
+        ("example.com/pool=blue", ["n3"]),
+        ("pool in (blue, green)", ["n1", "n2"]),
+        ("pool notin (blue,green)", ["n3", "n4"]),
+        ("pool in (blue,green),zone!=a", ["n2"]),
+        ("in", []),
+    ],
+)
+def test_a_label_selector_picks_nodes(nodes: ApiServer, selector: str, names: list[str]):
+    answer = get(nodes, {"labelSelector": selector, "limit": 500}, path=NODES_PATH)
+    assert (answer.status, answer.names) == (200, names)
+
+
+@pytest.mark.parametrize(
+    "selector", ["=", "pool=a b", "pool in blue", "pool in (", "!pool=blue", "pool=blue,", "po ol", "-pool", "pool=(a)", "a/b/c"]
+)
+def test_a_malformed_label_selector_is_a_bad_request(nodes: ApiServer, selector: str):
+    answer = get(nodes, {"labelSelector": selector}, path=NODES_PATH)
+    assert (answer.status, answer.body["kind"], answer.body["reason"]) == (400, "Status", "BadRequest")
+    assert answer.body["message"].startswith("unable to parse requirement: ")
+
+
+def test_metadata_of_no_objects_at_all_is_null(nodes: ApiServer):
+    query = {"labelSelector": "pool=none"}
+    assert get(nodes, query, path=NODES_PATH, accept=METADATA).body["items"] is None
+    assert get(nodes, query, path=NODES_PATH).body["items"] == []
+
+
+def test_the_client_library_lists_nodes(nodes: ApiServer):
+    configuration = kubernetes_client.Configuration(host=nodes.url)
+    with kubernetes_client.ApiClient(configuration) as connection:
+        found: Any = kubernetes_client.CoreV1Api(connection).list_node(label_selector="zone in (a,b)")
+    assert [item.metadata.name for item in found.items] == ["n1", "n2"]
 
 
 def test_recorded_pods_are_served_as_kubectl_printed_them(api_server: ApiServer, recorded_node: Callable[[str], RecordedNode]):

@@ -125,6 +125,7 @@ NONSENSE = {
     "conf-dir": "relative",
     "min-age": "soon",
     "confirm-after": "-1s",
+    "early-at": "101",
     "networks": "a/b",
     "max-remove": "-1",
     "pods-file": "",
@@ -135,7 +136,66 @@ NONSENSE = {
     "timezone": "Mars/Olympus",
 }
 
+SWEEP = ["job", "--autodiscover"]
+
+BROKERS = {
+    "an unknown query": ("rediss://127.0.0.1:1/0?ssl_cert_reqs=none", "ssl_cert_reqs"),
+    "a query without TLS": ("redis://127.0.0.1:1/0?ssl_ca_certs=/etc/ssl/ca.pem", "rediss"),
+    "a missing CA file": ("rediss://127.0.0.1:1/0?ssl_ca_certs=/nonexistent/ca.pem", "/nonexistent/ca.pem"),
+    "a key without its certificate": ("rediss://127.0.0.1:1/0?ssl_keyfile={pods}", "ssl_certfile"),
+    "a CA file that is none": ("rediss://127.0.0.1:1/0?ssl_ca_certs={pods}", "ssl_ca_certs"),
+}
+REACHING = {
+    "worker": ["worker"],
+    "control": ["control", "--static-nodes=a"],
+    "beat": ["beat"],
+    "report": ["report"],
+    "job": SWEEP,
+    "check": ["worker", "--check"],
+}
+
+FLEET = {
+    **{
+        f"{command}, broker with {what}": Bad(arguments=[*arguments, f"--broker={url}"], word=word)
+        for what, (url, word) in BROKERS.items()
+        for command, arguments in REACHING.items()
+        if command in ("job", "worker") or what == "a missing CA file"
+    },
+    **{f"spread {text}": Bad(arguments=[*SWEEP, f"--spread={text}"], word="--spread") for text in ("-1s", "0x", "2h?")},
+    **{f"timeout {text}": Bad(arguments=[*SWEEP, f"--timeout={text}"], word="--timeout") for text in ("0", "soon")},
+    **{f"nodes {text}": Bad(arguments=[*SWEEP, f"--nodes={text}"], word="--nodes") for text in (",", "a,B", "a b")},
+    **{f"selector {text!r}": Bad(arguments=[*SWEEP, f"--node-selector={text}"], word="selector") for text in ("", " ", "a\nb")},
+    "spread above an hour": Bad(arguments=[*SWEEP, "--spread=61m"], word="3600"),
+    "selector too long": Bad(arguments=[*SWEEP, f"--node-selector={'a' * 1001}"], word="selector"),
+    "nodes and selector": Bad(arguments=[*SWEEP, "--nodes=a", "--node-selector=b"], word="leave one of them out"),
+    "job of nothing": Bad(arguments=["job"], word="--autodiscover"),
+    "job of nothing but nodes": Bad(arguments=["job", "--nodes=a"], word="--autodiscover"),
+    "job in two ways": Bad(arguments=[*SWEEP, "--urlserver=http://127.0.0.1:1"], word="--autodiscover and --urlserver"),
+    "start and stop": Bad(arguments=[*SWEEP, "--stop"], word="--autodiscover and --stop"),
+    "stop and resume": Bad(arguments=["job", "--stop", "--resume"], word="--stop and --resume"),
+    "stop some nodes": Bad(arguments=["job", "--stop", "--nodes=a"], word="--nodes is for --autodiscover"),
+    "wait for a stop": Bad(arguments=["job", "--stop", "--timeout=5s"], word="--timeout is for"),
+    "stop in JSON": Bad(arguments=["job", "--stop", "--json"], word="--json is for"),
+    "resume at another pace": Bad(arguments=["job", "--resume", "--spread=0s"], word="--spread is for --autodiscover"),
+    "a token for the broker": Bad(arguments=[*SWEEP, "--token-file=x"], word="--token-file is for --urlserver"),
+    "URLs by label": Bad(
+        arguments=["job", "--urlserver=http://127.0.0.1:1", "--node-selector=a"], word="--node-selector is for --autodiscover"
+    ),
+    "URLs in JSON": Bad(arguments=["job", "--urlserver=http://127.0.0.1:1", "--json"], word="--json is for"),
+    "no URLs": Bad(arguments=["job", "--urlserver="], word="--urlserver wants URLs"),
+    "report of a sweep and of all": Bad(arguments=["report", "--list", "--sweep=a"], word="--list"),
+    "report of no sweep's id": Bad(arguments=["report", "--sweep="], word="not the id of a sweep"),
+    "report of a path": Bad(arguments=["report", "--sweep=../x"], word="not the id of a sweep"),
+    "report with too much": Bad(arguments=["report", "last"], word="last"),
+    "control without nodes": Bad(arguments=["control"], word="--static-nodes"),
+    "control without nodes and API": Bad(arguments=["control", "--api=none"], word="--static-nodes"),
+    "worker that waits for longer than a job may take": Bad(arguments=["worker", "--confirm-after=60m"], word="--confirm-after"),
+    "check of it": Bad(arguments=["worker", "--check", "--confirm-after=60m"], word="--confirm-after"),
+    "check of no node": Bad(arguments=["worker", "--check"], without=["node"], word="--node"),
+}
+
 WRONG_USAGE = {
+    **FLEET,
     **{f"--{name} before": Bad(arguments=[f"--{name}={text}", "clean"], word=f"--{name}") for name, text in NONSENSE.items()},
     **{f"--{name} after": Bad(arguments=["clean", f"--{name}={text}"], word=f"--{name}") for name, text in NONSENSE.items()},
     "variable": Bad(arguments=["clean"], variables={"CNI_CLEANUP_MAX_REMOVE": "x"}, word="CNI_CLEANUP_MAX_REMOVE"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,11 +15,13 @@ import pytest
 import redis
 from celery.schedules import crontab
 from redbeat import RedBeatSchedulerEntry  # type: ignore[import-untyped]  # it has no types
+from redbeat.schedulers import get_redis  # type: ignore[import-untyped]  # the same
 
 import beat
 from cli.demo.processes import Process, Processes, running
 from cni.settings import Settings
 from tasks.celery_app import SWEEP_EXPIRES, CleanupApp
+from tests.support.chaos import Server
 from tests.support.fleet import READY_WITHIN
 from tests.support.polling import until
 from tests.support.program import REPOSITORY, child_environment
@@ -26,6 +29,9 @@ from tests.support.program import REPOSITORY, child_environment
 pytestmark = pytest.mark.timeout(200)
 
 ZONE = "Asia/Kolkata"
+
+FAILOVER_WITHIN = 120.0
+"""Seconds; the settings add up to less than 60 (see tests/unit/test_schedule.py)."""
 
 
 @pytest.fixture
@@ -35,16 +41,23 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 
 
 @pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Where Beat runs: with Celery's own scheduler there would be a file in it."""
+    return tmp_path / "empty"
+
+
+@pytest.fixture
 def client(redis_url: str) -> "Iterator[redis.Redis]":
     with contextlib.closing(redis.Redis.from_url(redis_url)) as client:
         yield client
 
 
-def start_beat(processes: Processes, redis_url: str, schedule: str, name: str = "beat") -> Process:
-    """One replica, as `cni-cleanup beat` runs it."""
+def start_beat(processes: Processes, redis_url: str, schedule: str, directory: Path, name: str = "beat") -> Process:
+    """One replica, as `cni-cleanup beat` runs it, in a directory that is empty."""
     variables = {"BROKER": redis_url, "SCHEDULE": schedule, "TIMEZONE": ZONE}
     environment = child_environment({f"CNI_CLEANUP_{key}": value for key, value in variables.items()})
-    return processes.start(name, [sys.executable, "-m", "cli", "beat", "--debug"], environment, REPOSITORY)
+    directory.mkdir(exist_ok=True)
+    return processes.start(name, [sys.executable, "-m", "cli", "beat", "--debug"], environment, directory)
 
 
 def daily_at(moment: datetime) -> str:
@@ -59,26 +72,39 @@ def remember_last_run(redis_url: str, schedule: str, last_run: datetime) -> None
     app.use(Settings(broker=redis_url))
     app.add_defaults(lambda: beat.configuration(app.settings))
     entry = RedBeatSchedulerEntry(beat.ENTRY, "tasks.sweep", crontab.from_string(schedule), app=app, last_run_at=last_run)
-    entry.save()
+    with contextlib.closing(get_redis(app)) as client:
+        # Of an entry that is there, redbeat keeps the last run as it was.
+        client.delete(entry.key)
+        entry.save()
+
+
+def ticks(process: Process) -> int:
+    """How often this replica, which holds the lock then, has looked for what is due, to the end."""
+    return process.log_end(5000).count("beat: Waking up")
 
 
 def has_ticked(process: Process) -> bool:
-    """Whether this replica holds the lock and has looked for what is due, to the end."""
-    said = process.log_end(500)
-    return "beat: Waking up" in said
+    """Whether it has once."""
+    return ticks(process) > 0
 
 
-def test_an_outage_over_the_due_time_is_caught_up_exactly_once_by_two_replicas(
-    processes: Processes, redis_url: str, client: "redis.Redis"
-):
-    now = datetime.now(UTC)
-    schedule = daily_at(now - timedelta(hours=1))
-    remember_last_run(redis_url, schedule, now - timedelta(hours=2))
-    replicas = [start_beat(processes, redis_url, schedule, name) for name in ("one", "two")]
+def start_two(processes: Processes, redis_url: str, schedule: str, directory: Path) -> tuple[Process, Process]:
+    """Two replicas: the one that has the lock, and the one that waits for it."""
+    replicas = [start_beat(processes, redis_url, schedule, directory, name) for name in ("one", "two")]
     until(lambda: any(map(has_ticked, replicas)), seconds=READY_WITHIN, what="the first tick")
     first, second = replicas if has_ticked(replicas[0]) else reversed(replicas)
     until(lambda: "beat: Acquiring lock" in second.log_end(500), seconds=READY_WITHIN, what="the second replica")
     assert not has_ticked(second)
+    return first, second
+
+
+def test_an_outage_over_the_due_time_is_caught_up_exactly_once_by_two_replicas(
+    processes: Processes, redis_url: str, client: "redis.Redis", directory: Path
+):
+    now = datetime.now(UTC)
+    schedule = daily_at(now - timedelta(hours=1))
+    remember_last_run(redis_url, schedule, now - timedelta(hours=2))
+    first, second = start_two(processes, redis_url, schedule, directory)
     first.terminate()
     until(lambda: has_ticked(second), seconds=READY_WITHIN, what="the second replica's first tick")
 
@@ -89,9 +115,56 @@ def test_an_outage_over_the_due_time_is_caught_up_exactly_once_by_two_replicas(
     assert timedelta(0) < timedelta(seconds=SWEEP_EXPIRES) - left < timedelta(minutes=5)
 
 
-def test_a_first_start_asks_for_nothing_until_the_sweep_is_due(processes: Processes, redis_url: str, client: "redis.Redis"):
+def test_when_the_one_that_has_the_lock_is_killed_the_other_asks_for_the_due_sweep_once(
+    processes: Processes, redis_url: str, client: "redis.Redis", directory: Path
+):
+    """The sweep is due within a minute, which is as long as the lock of the dead one may last."""
+    due = (datetime.now(UTC) + timedelta(seconds=65)).replace(second=0, microsecond=0)
+    first, second = start_two(processes, redis_url, daily_at(due), directory)
+    first.end()
+    until(lambda: has_ticked(second), seconds=FAILOVER_WITHIN, what="the second replica's first tick")
+    until(lambda: client.llen("control"), seconds=FAILOVER_WITHIN, what="the sweep")
+    seen = ticks(second)
+    until(lambda: ticks(second) > seen, seconds=READY_WITHIN, what="another tick")
+    (message,) = client.lrange("control", 0, -1)
+    assert json.loads(message)["headers"]["task"] == "tasks.sweep"
+    assert list(directory.iterdir()) == []
+
+
+def test_a_beat_whose_redis_goes_away_ends_and_catches_up_when_it_is_started_again(
+    processes: Processes, directory: Path, tmp_path: Path
+):
+    """Both do: the one that has the lock, and the one that waits for it."""
+    server = Server(processes=processes, directory=tmp_path / "redis")
+    server.start()
+    now = datetime.now(UTC)
+    schedule = daily_at(now - timedelta(hours=1))
+    remember_last_run(server.url, schedule, now - timedelta(minutes=5))
+    replicas = start_two(processes, server.url, schedule, directory)
+    server.stop()
+    until(lambda: not any(process.running() for process in replicas), seconds=READY_WITHIN, what="the end of both")
+    for process in replicas:
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        assert ended is not None
+        assert (ended.si_code, ended.si_status) == (os.CLD_EXITED, 1)
+        assert "start it again" in process.log_end(1)
+
+    server.start()
+    # As if Redis had been away for an hour: the sweep has become due, and the lock of the Beat before is free.
+    remember_last_run(server.url, schedule, now - timedelta(hours=2))
+    with contextlib.closing(redis.Redis.from_url(server.url)) as client:
+        assert client.delete(f"{beat.KEY_PREFIX}:lock") == 1
+        again = start_beat(processes, server.url, schedule, directory, "again")
+        until(lambda: has_ticked(again), seconds=FAILOVER_WITHIN, what="the first tick")
+        assert client.llen("control") == 1
+    assert list(directory.iterdir()) == []
+
+
+def test_a_first_start_asks_for_nothing_until_the_sweep_is_due(
+    processes: Processes, redis_url: str, client: "redis.Redis", directory: Path
+):
     due = (datetime.now(UTC) + timedelta(hours=2)).replace(second=0, microsecond=0)
-    process = start_beat(processes, redis_url, daily_at(due))
+    process = start_beat(processes, redis_url, daily_at(due), directory)
     until(lambda: has_ticked(process), seconds=READY_WITHIN, what="the first tick")
     assert client.llen("control") == 0
     scheduled: Any = client.zrange(f"{beat.KEY_PREFIX}:schedule", 0, -1, withscores=True)
@@ -101,11 +174,13 @@ def test_a_first_start_asks_for_nothing_until_the_sweep_is_due(processes: Proces
     assert score == pytest.approx(due.timestamp(), abs=1)
 
 
-def test_an_outage_that_was_too_long_is_not_caught_up(processes: Processes, redis_url: str, client: "redis.Redis"):
+def test_an_outage_that_was_too_long_is_not_caught_up(
+    processes: Processes, redis_url: str, client: "redis.Redis", directory: Path
+):
     now = datetime.now(UTC)
     schedule = daily_at(now - timedelta(hours=8))
     remember_last_run(redis_url, schedule, now - timedelta(hours=9))
-    process = start_beat(processes, redis_url, schedule)
+    process = start_beat(processes, redis_url, schedule, directory)
     until(lambda: has_ticked(process), seconds=READY_WITHIN, what="the first tick")
     assert client.llen("control") == 0
 

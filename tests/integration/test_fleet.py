@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +15,6 @@ from celery.exceptions import TaskRevokedError
 from cli.demo.processes import running
 from tasks.celery_app import NODE_JOB_EXPIRES
 from tasks.errors import Refused, WrongNode
-from tasks.ledger import note_worker
 from tasks.sweep import account_of
 from tests.support.fleet import DONE_WITHIN, Fleet, start_fleet
 from tests.support.polling import until
@@ -112,6 +110,15 @@ def test_another_nodes_job_fails_and_does_nothing(fleet: Fleet):
     with pytest.raises(WrongNode, match="this is node node-1: the job for node-2 was not done"):
         fleet.wait(result)
     assert {name: node.reservations() for name, node in fleet.nodes.items()} == trees
+
+
+@pytest.mark.parametrize("task", ["tasks.sweep", "tasks.report"])
+def test_a_nodes_worker_does_no_sweep_and_gives_no_account(fleet: Fleet, task: str):
+    before = fleet.ledger.sweeps()
+    result = sender_past_the_router(fleet).send_task(task, queue="node.node-1")
+    with pytest.raises(Refused, match="are control's: this is not its worker"):
+        fleet.wait(result)
+    assert fleet.ledger.sweeps() == before
 
 
 @pytest.mark.parametrize(
@@ -227,19 +234,6 @@ def test_a_node_that_is_down_is_expected_and_its_job_waits_with_an_expiry(fleet:
 
 def test_each_worker_is_noted_as_there(fleet: Fleet):
     assert fleet.ledger.seen(fleet.nodes).keys() == fleet.nodes.keys()
-
-
-def test_a_sweep_forgets_what_is_kept_for_nodes_that_left_and_have_no_worker(fleet: Fleet):
-    for node, last_there in (("node-gone", 7200), ("node-moved", 60)):
-        note_worker(fleet.redis, node, at=time.time() - last_there)
-        fleet.redis.lpush(f"node.{node}", "a job that nobody takes")
-        fleet.redis.sadd(f"_kombu.binding.node.{node}", "x")
-        fleet.redis.sadd(f"_kombu.binding_permanent.node.{node}", "x")
-    sweep(fleet, ["node-2"], dry_run=True)
-    kept = {key.decode() for key in fleet.redis.scan_iter("*node.node-[gm]o*")}
-    assert kept == {"node.node-moved", "_kombu.binding.node.node-moved", "_kombu.binding_permanent.node.node-moved"}
-    assert "node-gone" not in fleet.ledger.known_nodes()
-    assert fleet.redis.exists("_kombu.binding.node.node-2")
 
 
 @pytest.mark.parametrize(

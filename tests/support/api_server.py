@@ -1,7 +1,7 @@
 """
-A small Kubernetes API server over real HTTP: `GET /api/v1/pods` as documented, with settable faults.
+A small Kubernetes API server over real HTTP: `GET` of `/api/v1/pods` and `/api/v1/nodes` as documented, with settable faults.
 
-It keeps every version of its pods. Where the documentation lets a server choose, it chooses what hurts a careless client most:
+It keeps every version of its objects. Where the documentation lets a server choose, it chooses what hurts a careless client most:
 `resourceVersion=0` gets the oldest version there is, `NotOlderThan` the oldest that satisfies it.
 """
 
@@ -10,6 +10,7 @@ import contextlib
 import copy
 import json
 import os
+import re
 import socket as sockets
 import ssl
 import subprocess
@@ -22,27 +23,43 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
-Pod = Mapping[str, Any]
+Object = Mapping[str, Any]
+Pod = Object
+Node = Object
 
 FIRST_REVISION = 1000
 
 _STEP = 10
 """Revisions count all objects of a cluster, so those of one kind have gaps."""
 
-_SELECTABLE = frozenset(
-    {
-        "metadata.name",
-        "metadata.namespace",
-        "spec.nodeName",
-        "spec.restartPolicy",
-        "spec.schedulerName",
-        "spec.serviceAccountName",
-        "status.phase",
-        "status.podIP",
-        "status.nominatedNodeName",
-    }
+
+@dataclass(frozen=True)
+class _Kind:
+    """What differs between pods and nodes: both the name in a list's `kind` and the fields that a field selector may name."""
+
+    plural: str
+    list_kind: str
+    selectable: frozenset[str]
+
+
+_PODS = _Kind(
+    "pods",
+    "PodList",
+    frozenset(
+        {
+            "metadata.name",
+            "metadata.namespace",
+            "spec.nodeName",
+            "spec.restartPolicy",
+            "spec.schedulerName",
+            "spec.serviceAccountName",
+            "status.phase",
+            "status.podIP",
+            "status.nominatedNodeName",
+        }
+    ),
 )
-"""The fields of a pod that a field selector may name."""
+_NODES = _Kind("nodes", "NodeList", frozenset({"metadata.name", "spec.unschedulable"}))
 
 _TOO_OLD = (
     "The provided continue parameter is too old to display a consistent list result. You can start a new "
@@ -98,10 +115,10 @@ def unauthorized() -> Failure:
     return Failure(401, "Unauthorized", "Unauthorized")
 
 
-def forbidden() -> Failure:
-    """The token may not list pods."""
-    message = f'pods is forbidden: User "{USER}" cannot list resource "pods" in API group "" at the cluster scope'
-    return Failure(403, "Forbidden", message, details={"kind": "pods"})
+def forbidden(plural: str = "pods") -> Failure:
+    """The token may not list these."""
+    message = f'{plural} is forbidden: User "{USER}" cannot list resource "{plural}" in API group "" at the cluster scope'
+    return Failure(403, "Forbidden", message, details={"kind": plural})
 
 
 def gone(token: str = "") -> Failure:
@@ -136,7 +153,7 @@ class Fault:
     hang: bool = False
     #: Sent instead of the list.
     failure: Failure | None = None
-    #: The most pods of an answer, asked for or not; 0 is no limit.
+    #: The most objects of an answer, asked for or not; 0 is no limit.
     page: int = 0
     #: Gets the list and returns what is sent instead of it.
     edit: Callable[[dict[str, Any]], Any] | None = None
@@ -168,17 +185,18 @@ class _Rule:
 
 @dataclass(frozen=True)
 class _Version:
-    """The pods from `revision` on, in the order of their keys in etcd."""
+    """The objects of a kind from `revision` on, in the order of their keys in etcd."""
 
     revision: int
-    pods: tuple[Pod, ...]
+    objects: tuple[Object, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
     """The parameters of a list request, checked as kube-apiserver checks them."""
 
-    selector: str
+    fields: str
+    labels: str
     limit: int
     token: str
     revision: str
@@ -187,7 +205,8 @@ class _Options:
     @classmethod
     def parse(cls, query: Mapping[str, str]) -> Self:
         options = cls(
-            selector=query.get("fieldSelector", ""),
+            fields=query.get("fieldSelector", ""),
+            labels=query.get("labelSelector", ""),
             limit=_number(query.get("limit", "") or "0", "limit"),
             token=query.get("continue", ""),
             revision=query.get("resourceVersion", ""),
@@ -227,32 +246,63 @@ def _number(text: str, name: str) -> int:
     return int(text)
 
 
-def _key(pod: Pod) -> str:
-    return f"{pod['metadata'].get('namespace', 'default')}/{pod['metadata']['name']}"
+def _key(one: Object) -> str:
+    return f"{one['metadata'].get('namespace', 'default')}/{one['metadata']['name']}"
 
 
-def _field(pod: Pod, path: str) -> str:
-    value: Any = pod
+def _field(one: Object, path: str) -> str:
+    value: Any = one
     for part in path.split("."):
         value = value.get(part, "") if isinstance(value, Mapping) else ""
     return str(value)
 
 
-def _selects(selector: str, pod: Pod) -> bool:
-    """Tell whether a field selector takes the pod.
+def _by_fields(selector: str, kind: _Kind) -> Callable[[Object], bool]:
+    """What a field selector takes.
 
     Raises:
-        Failure: it names a field that selects no pods.
+        Failure: it names a field that selects no objects of the kind.
     """
+    wanted = []
     for term in filter(None, selector.split(",")):
-        path, operator, wanted = term.partition("=")
+        path, operator, value = term.partition("=")
         unequal = path.endswith("!")
         path = path.removesuffix("!")
-        if not operator or path not in _SELECTABLE:
+        if not operator or path not in kind.selectable:
             raise _bad_request(f"field label not supported: {path or term}")
-        if (_field(pod, path) == wanted.removeprefix("=")) is unequal:
-            return False
-    return True
+        wanted.append((path, value.removeprefix("="), unequal))
+    return lambda one: all((_field(one, path) == value) is not unequal for path, value, unequal in wanted)
+
+
+_WORD = "[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?"
+_REQUIREMENT = re.compile(
+    rf"\s*(?:(?P<without>!)\s*)?(?P<key>(?:[a-z0-9](?:[-a-z0-9.]*[a-z0-9])?/)?{_WORD})\s*"
+    rf"(?:(?P<equality>==?|!=)\s*(?P<value>(?:{_WORD})?)|(?<=\s)(?P<set>in|notin)\s*\((?P<values>[^()]*)\))?\s*"
+)
+"""One term of a label selector, as the documentation of labels and selectors has them."""
+
+
+def _by_labels(selector: str) -> Callable[[Object], bool]:
+    """What a label selector takes; `!=` and `notin` take what lacks the label too.
+
+    Raises:
+        Failure: it is none.
+    """
+    terms = re.split(r",(?![^(]*\))", selector) if selector.strip() else []
+    wanted = [_requirement(term) for term in terms]
+    return lambda one: all(fits((one["metadata"].get("labels") or {}).get(key)) for key, fits in wanted)
+
+
+def _requirement(term: str) -> tuple[str, Callable[[str | None], bool]]:
+    found = _REQUIREMENT.fullmatch(term)
+    values = [value.strip() for value in ((found and found["values"]) or "").split(",")]
+    operator = found and (found["equality"] or found["set"])
+    if not found or (found["without"] and operator) or not all(re.fullmatch(f"(?:{_WORD})?", value) for value in values):
+        raise _bad_request(f"unable to parse requirement: found '{term.strip()}', expected: a term of a label selector")
+    if operator is None:
+        return found["key"], lambda value: (value is None) is bool(found["without"])
+    among = [found["value"]] if found["equality"] else values
+    return found["key"], lambda value: (value in among) is not operator.startswith(("!", "not"))
 
 
 def _encode_token(revision: int, start: str) -> str:
@@ -269,39 +319,43 @@ def _decode_token(token: str) -> tuple[int, str]:
 
 
 class _Store:
-    """Every version of the pods, and the reading of them."""
+    """Every version of the objects of one kind, and the reading of them."""
 
-    def __init__(self, pods: Iterable[Pod]) -> None:
-        self._versions = [_version(FIRST_REVISION, pods)]
+    def __init__(self, kind: _Kind, objects: Iterable[Object]) -> None:
+        self._kind = kind
+        self._versions = [_version(FIRST_REVISION, objects)]
         self._expired_below = 0
 
     @property
     def revision(self) -> int:
         return self._versions[-1].revision
 
-    def put(self, pods: Iterable[Pod]) -> int:
-        self._versions.append(_version(self.revision + _STEP, pods))
+    def put(self, objects: Iterable[Object]) -> int:
+        self._versions.append(_version(self.revision + _STEP, objects))
         return self.revision
 
     def expire(self) -> None:
         """Let every continue token and exact revision of until now be too old."""
         self._expired_below = self.revision + 1
-        self._versions.append(_Version(self.revision + _STEP, self._versions[-1].pods))
+        self._versions.append(_Version(self.revision + _STEP, self._versions[-1].objects))
 
     def list(self, options: _Options, *, metadata_only: bool) -> dict[str, Any]:
+        selected = (_by_fields(options.fields, self._kind), _by_labels(options.labels))
         version, start = self._choose(options)
-        found = [pod for pod in version.pods if _selects(options.selector, pod) and _key(pod) > start]
+        found = [one for one in version.objects if _key(one) > start and all(takes(one) for takes in selected)]
         # Served from the watch cache, where a limit is ignored.
         limit = 0 if options.revision == "0" else options.limit
         page = found[:limit] if limit else found
         metadata: dict[str, Any] = {"resourceVersion": str(version.revision)}
         if len(page) < len(found):
             metadata["continue"] = _encode_token(version.revision, _key(page[-1]))
-            if not options.selector:
+            if not options.fields and not options.labels:
                 metadata["remainingItemCount"] = len(found) - len(page)
         if metadata_only:
-            return _document("PartialObjectMetadataList", "meta.k8s.io/v1", metadata, map(_only_metadata, page))
-        return _document("PodList", "v1", metadata, map(_as_listed, page))
+            partial = _document("PartialObjectMetadataList", "meta.k8s.io/v1", metadata, map(_only_metadata, page))
+            # As kube-apiserver has it: Go's empty slice, which it makes an empty list of for whole objects only.
+            return partial | {"items": partial["items"] or None}
+        return _document(self._kind.list_kind, "v1", metadata, map(_as_listed, page))
 
     def _choose(self, options: _Options) -> tuple[_Version, str]:
         """Return the version to answer from, and the key after which its answer starts."""
@@ -332,11 +386,11 @@ class _Store:
     def _not_older_than(self, revision: int) -> _Version:
         """Return the oldest version that holds at `revision` or later."""
         held = [version for version in self._versions if version.revision <= revision]
-        return _Version(revision, held[-1].pods) if held else self._versions[0]
+        return _Version(revision, held[-1].objects) if held else self._versions[0]
 
 
-def _version(revision: int, pods: Iterable[Pod]) -> _Version:
-    return _Version(revision, tuple(sorted(copy.deepcopy(list(pods)), key=_key)))
+def _version(revision: int, objects: Iterable[Object]) -> _Version:
+    return _Version(revision, tuple(sorted(copy.deepcopy(list(objects)), key=_key)))
 
 
 def _too_large(revision: int, current: int) -> Failure:
@@ -346,13 +400,31 @@ def _too_large(revision: int, current: int) -> Failure:
     return Failure(504, "Timeout", message, details=details, headers={"Retry-After": "1"})
 
 
-def _as_listed(pod: Pod) -> dict[str, Any]:
-    """Return a pod as it stands in a list of the API: unlike kubectl's output, without its type."""
-    return {key: value for key, value in pod.items() if key not in ("kind", "apiVersion")}
+def _as_listed(one: Object) -> dict[str, Any]:
+    """Return an object as it stands in a list of the API: unlike kubectl's output, without its type."""
+    return {key: value for key, value in one.items() if key not in ("kind", "apiVersion")}
 
 
-def _only_metadata(pod: Pod) -> dict[str, Any]:
-    return {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": pod["metadata"]}
+def _only_metadata(one: Object) -> dict[str, Any]:
+    return {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": one["metadata"]}
+
+
+def _wants_metadata_only(accept: str) -> bool:
+    """Tell whether who accepts this is sent metadata alone: the first of its media types that can be served counts.
+
+    Raises:
+        Failure: none can.
+    """
+    for each in (accept or "*/*").split(","):
+        media, *parameters = (part.strip() for part in each.split(";"))
+        given = dict(parameter.partition("=")[::2] for parameter in parameters)
+        if media not in ("application/json", "application/*", "*/*"):
+            continue
+        if "as" not in given:
+            return False
+        if (given["as"], given.get("g"), given.get("v")) == ("PartialObjectMetadataList", "meta.k8s.io", "v1"):
+            return True
+    raise Failure(406, "NotAcceptable", "only the following media types are accepted: application/json")
 
 
 def _document(kind: str, version: str, metadata: dict[str, Any], items: Iterable[Any]) -> dict[str, Any]:
@@ -406,12 +478,20 @@ class _Server(ThreadingHTTPServer):
 class ApiServer:
     """The server, on a free port of the loopback; a context manager whose methods any thread may call."""
 
-    def __init__(self, pods: Iterable[Pod] = (), *, token: str | None = None, certificate: Certificate | None = None) -> None:
-        """Serve `pods`; with a `token` refuse requests without it, with a `certificate` speak TLS."""
+    def __init__(
+        self,
+        pods: Iterable[Pod] = (),
+        *,
+        nodes: Iterable[Node] = (),
+        token: str | None = None,
+        certificate: Certificate | None = None,
+    ) -> None:
+        """Serve `pods` and `nodes`; with a `token` refuse requests without it, with a `certificate` speak TLS."""
         self.token = token
         self.certificate = certificate
         self._lock = threading.Lock()
-        self._store = _Store(pods)
+        self._pods, self._nodes = _Store(_PODS, pods), _Store(_NODES, nodes)
+        self._stores = {"/api/v1/pods": self._pods, "/api/v1/nodes": self._nodes}
         self._rules: list[_Rule] = []
         self._requests: list[Request] = []
         self._stopping = threading.Event()
@@ -447,19 +527,25 @@ class ApiServer:
 
     @property
     def revision(self) -> int:
-        """The newest resourceVersion."""
+        """The newest resourceVersion of the pods."""
         with self._lock:
-            return self._store.revision
+            return self._pods.revision
 
     def set_pods(self, pods: Iterable[Pod]) -> int:
         """Replace all pods; return the new resourceVersion. Older versions stay readable."""
         with self._lock:
-            return self._store.put(pods)
+            return self._pods.put(pods)
+
+    def set_nodes(self, nodes: Iterable[Node]) -> int:
+        """Replace all nodes likewise."""
+        with self._lock:
+            return self._nodes.put(nodes)
 
     def expire_tokens(self) -> None:
         """Let every continue token that was given out be answered with 410 Gone."""
         with self._lock:
-            self._store.expire()
+            for store in self._stores.values():
+                store.expire()
 
     def fail(self, fault: Fault | Failure, *, when: Callable[[Request], bool] = every, times: int | None = None) -> None:
         """Add a fault for the requests that `when` takes, at most `times`; the first that fits counts."""
@@ -492,14 +578,14 @@ class ApiServer:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if self.token is not None and (scheme.lower() != "bearer" or token.strip() != self.token):
             raise unauthorized()
-        if request.path != "/api/v1/pods":
+        if request.path not in self._stores:
             raise Failure(404, "NotFound", "the server could not find the requested resource", details={})
         options = _Options.parse(request.query)
         if fault.page:
             options = replace(options, limit=fault.page)
-        metadata_only = "as=PartialObjectMetadataList" in request.headers.get("accept", "")
+        metadata_only = _wants_metadata_only(request.headers.get("accept", ""))
         with self._lock:
-            document = self._store.list(options, metadata_only=metadata_only)
+            document = self._stores[request.path].list(options, metadata_only=metadata_only)
         return fault.edit(document) if fault.edit else document
 
     def _respond(self, request: Request, fault: Fault) -> tuple[int, Mapping[str, str], bytes]:

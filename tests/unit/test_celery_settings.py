@@ -1,18 +1,23 @@
 """What is promised of the fleet's configuration; each value's reason is beside it in tasks/celery_app.py."""
 
+import gc
 import os
 import socket
 import subprocess
 import sys
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from celery.app.defaults import DEFAULTS
+from kombu.transport.redis import Channel
 
 from cni.settings import Settings
 from tasks import app as tasks_app
 from tasks.celery_app import CleanupApp, configuration
 from tasks.errors import Refused
+from tasks.worker import _freeze
 from tests.support.program import REPOSITORY
 
 PROMISED: dict[str, Any] = {
@@ -59,6 +64,58 @@ def test_a_job_cannot_outlive_the_visibility_timeout():
     visible = limits["broker_transport_options"]["visibility_timeout"]
     assert limits["task_soft_time_limit"] < limits["task_time_limit"]
     assert limits["task_time_limit"] + limits["worker_soft_shutdown_timeout"] < visible
+
+
+def test_a_half_open_connection_for_jobs_is_noticed_within_a_minute_and_a_half():
+    transport = conf()["broker_transport_options"]
+    assert transport["polling_interval"] + 2 * transport["health_check_interval"] <= 90
+
+
+def test_an_idle_worker_ends_within_a_few_seconds():
+    assert conf()["broker_transport_options"]["polling_interval"] <= 5
+
+
+def test_jobs_of_workers_that_were_killed_are_looked_for_often_for_how_long_they_wait():
+    transport = conf()["broker_transport_options"]
+    throttle = Channel.unacked_restore_throttle  # type: ignore[attr-defined]  # the stubs know kombu 5.6
+    assert transport["unacked_restore_interval"] * throttle <= transport["visibility_timeout"] / 10
+
+
+def test_no_transport_option_is_misspelt():
+    # `polling_interval` and `client_name` are options of the transport and of redis-py.
+    known = {*Channel.from_transport_options, "polling_interval", "client_name"}
+    assert set(conf()["broker_transport_options"]) <= known
+
+
+class Cycle:
+    """An object that only the garbage collector can free."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.fixture
+def thawed() -> Iterator[None]:
+    """Nothing stays frozen in this process."""
+    yield
+    gc.unfreeze()
+
+
+def test_the_garbage_collector_looks_at_nothing_that_was_there_before_a_fork(thawed: None):
+    _freeze()
+    assert gc.get_freeze_count() > 1000
+    assert not any(isinstance(one, type) for one in gc.get_objects())
+
+
+def test_what_became_garbage_between_two_forks_is_freed(thawed: None):
+    cycle = Cycle()
+    there = weakref.ref(cycle)
+    _freeze()
+    del cycle
+    gc.collect()
+    assert there() is not None, "it was not frozen"
+    _freeze()
+    assert there() is None
 
 
 def test_a_dying_child_is_retried_a_bounded_number_of_times():
@@ -111,8 +168,10 @@ def test_nothing_that_only_a_pass_needs_is_imported_at_the_start(module: str):
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("arguments", [["call", "tasks.sweep"], ["call", "tasks.clean_node", "--args", '["node-1"]']])
-def test_a_broker_that_is_away_is_one_line_for_who_calls_a_task(arguments: list[str]):
+@pytest.mark.parametrize(
+    "arguments", [["call", "tasks.sweep"], ["call", "tasks.clean_node", "--args", '["node-1"]'], ["result", "an-id"]]
+)
+def test_a_broker_that_is_away_is_one_line_for_who_calls_a_task_or_waits_for_a_result(arguments: list[str]):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         broker = f"redis://127.0.0.1:{taken.getsockname()[1]}/0"
@@ -128,3 +187,26 @@ def test_a_broker_that_is_away_is_one_line_for_who_calls_a_task(arguments: list[
     assert done.returncode != 0
     assert "Redis does not answer" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "variable", ["CELERY_BROKER_URL", "CELERY_BROKER_READ_URL", "CELERY_BROKER_WRITE_URL", "CELERY_RESULT_BACKEND"]
+)
+def test_a_variable_of_celerys_own_does_not_go_past_the_broker(monkeypatch: pytest.MonkeyPatch, variable: str):
+    monkeypatch.setenv(variable, "rediss://elsewhere:6379/0")
+    with pytest.raises(Refused, match=f"{variable} is set.*goes past CNI_CLEANUP_BROKER and its TLS"):
+        configuration(Settings())
+
+
+def test_celerys_own_option_for_a_broker_is_refused_in_one_line():
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "tasks", "-b", "redis://127.0.0.1:1/0", "call", "tasks.sweep"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "goes past CNI_CLEANUP_BROKER" in done.stderr

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,20 @@ def one_line(error: pytest.ExceptionInfo[UsageError]) -> str:
     return line
 
 
+def after(option: Option) -> str:
+    """What stands after the name: a broker's URL is not shown, there may be a password in it."""
+    return ": " if option.name == "broker" else " is "
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:pa/ss+w0rd==@redis:6379/0", "redis://:12/s3cret@redis:6379/0", "redis://:1#s3cret@redis/0"]
+)
+def test_a_password_that_was_not_escaped_is_told_what_to_do_and_not_shown(url: str):
+    with pytest.raises(UsageError, match=r"/ is %2F") as error:
+        load({"broker": url})
+    assert not {"s3cret", "w0rd"} & set(re.findall(r"\w+", one_line(error)))
+
+
 def test_the_tables_here_know_every_option():
     assert VALUES.keys() == BY_NAME.keys() == NONSENSE.keys()
 
@@ -148,14 +163,14 @@ def test_every_form_means_what_it_says(option: Option, text: str, meaning: Any):
 def test_nonsense_in_a_flag_is_one_line_that_names_it(option: Option, text: str):
     with pytest.raises(UsageError) as error:
         load({option.name: text})
-    assert one_line(error).startswith(f"--{option.name} is ")
+    assert one_line(error).startswith(f"--{option.name}{after(option)}")
 
 
 @pytest.mark.parametrize(("option", "text"), [case for case in NONSENSE_CASES if case.values[1] != ""])
 def test_nonsense_in_a_variable_is_one_line_that_names_it(option: Option, text: str):
     with pytest.raises(UsageError) as error:
         load({}, {option.variable: text})
-    assert one_line(error).startswith(f"{option.variable} is ")
+    assert one_line(error).startswith(f"{option.variable}{after(option)}")
 
 
 @pytest.mark.parametrize(("option", "text"), [case for case in NONSENSE_CASES if str(case.values[1]).isprintable()])
@@ -163,7 +178,7 @@ def test_nonsense_in_the_file_is_one_line_that_names_both(option: Option, text: 
     config = written(tmp_path / "config.yaml", json.dumps({option.name: text}))
     with pytest.raises(UsageError) as error:
         load({}, {}, config=config)
-    assert one_line(error).startswith(f"{option.name} in {config} is ")
+    assert one_line(error).startswith(f"{option.name} in {config}{after(option)}")
 
 
 def test_a_flag_hides_nonsense_behind_it(tmp_path: Path):

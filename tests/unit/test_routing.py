@@ -30,9 +30,12 @@ def test_a_node_task_goes_to_the_queue_of_its_node(app: CleanupApp, task: str):
     assert queue_of(app, task, "node-7", True, sweep_id="x") == "node.node-7"
 
 
-def test_a_sweep_goes_to_control(app: CleanupApp):
+def test_a_sweep_and_its_account_go_to_control(app: CleanupApp):
     assert queue_of(app, names.SWEEP) == "control"
     assert queue_of(app, names.SWEEP, ["node-7"], dry_run=True) == "control"
+    assert queue_of(app, names.SWEEP, selector="pool=a", spread=0.5) == "control"
+    assert queue_of(app, names.REPORT) == "control"
+    assert queue_of(app, names.REPORT, "a-sweep") == "control"
 
 
 @pytest.mark.parametrize(

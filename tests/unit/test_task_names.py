@@ -78,3 +78,31 @@ def test_a_flag_is_true_or_false_and_nothing_that_looks_like_it(value: object):
 def test_a_boolean_is_a_flag():
     assert names.flag("dry_run", True) is True
     assert names.flag("dry_run", False) is False
+
+
+@pytest.mark.parametrize("value", ["pool=workers", " pool in (a, b) ", "!pool", "a" * 1000])
+def test_a_selector_is_text_of_which_the_api_says_what_it_means(value: str):
+    assert names.selector(value) == value.strip()
+
+
+def test_no_selector_is_none():
+    assert names.selector(None) is None
+
+
+@pytest.mark.parametrize("value", ["", " ", "a\nb", "a\0b", "a" * 1001, 7, True, ["pool"], {"pool": "a"}, b"pool"])
+def test_what_is_no_selector_is_refused_in_one_line(value: object):
+    with pytest.raises(Refused, match="selector must be a label selector") as refusal:
+        names.selector(value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("value", [0, 0.12, 60, 3600])
+def test_a_spread_is_seconds(value: float):
+    assert names.spread(value) == value
+    assert isinstance(names.spread(value), float)
+
+
+@pytest.mark.parametrize("value", [-0.1, 3600.1, float("nan"), float("inf"), 10**400, True, "1", "", None, [1]])
+def test_what_is_no_spread_is_refused(value: object):
+    with pytest.raises(Refused, match="spread must be a number of seconds from 0 to 3600"):
+        names.spread(value)

@@ -1,6 +1,7 @@
 # make demo    a small cluster on this machine: three nodes and one sweep
 # make test    every check there is; .ci/run runs the same
 # make bench   what is claimed about speed and footprint, measured
+# make bench-fleet  the same of the fleet: 5,000 nodes on one Redis, and what an idle worker takes
 # make venv    only .venv, with all that development needs
 # make pins    resolve requirements/*.txt anew from pyproject.toml
 # make clean   remove what the others made
@@ -19,7 +20,7 @@ pip := $(bin)/python -m pip --disable-pip-version-check install --no-compile --p
 # All that the demo needs is among the pins of development: where those are installed, they serve it too.
 demo_pins := $(if $(wildcard $(venv)/installed-dev),dev,demo)
 
-.PHONY: help venv demo test bench pins clean
+.PHONY: help venv demo test bench bench-fleet pins clean
 
 help:
 	@sed -n -e 's/^# \(make \|PYTHON=\)/\1/p' Makefile
@@ -64,6 +65,9 @@ test: $(venv)/installed-dev
 
 bench: $(venv)/installed-$(demo_pins)
 	@$(bin)/python bench/run.py
+
+bench-fleet: $(venv)/installed-$(demo_pins)
+	@$(bin)/python bench/fleet.py
 
 # uv is not among the pins: it is only needed here. The development pins come first and bind the others, so that one
 # .venv can serve all. The versions that are found do not depend on this machine or its Python (--universal).

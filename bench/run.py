@@ -1,8 +1,7 @@
 """
 `make bench`: what is claimed about speed and footprint, measured. See README.md beside this file.
 
-Prints one line a figure, tab-separated: name, value with unit, goal (`-`: only for comparison), `met` or `missed`.
-Exit status: 0 all met, 1 one was missed or could not be measured.
+Prints one line a figure (see figures.py). Exit status: 0 all met, 1 one was missed or could not be measured.
 """
 
 import json
@@ -21,6 +20,7 @@ from typing import IO, cast
 
 import processes
 from adds import AddFailed, Plugin, find_plugin
+from figures import BenchFailed, Figure, show
 from processes import ProcessFailed, measure
 from trees import NODE, Node, container_id_of, make_node, remove_node, reserved
 
@@ -57,26 +57,6 @@ ADDS = 200
 
 ADDS_IN_A_BLOCK = 20
 """Between two turns of the cleaner."""
-
-
-class BenchFailed(Exception):
-    """The bench cannot go on; the text says why."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One line."""
-
-    name: str
-    #: With its unit.
-    value: str
-    #: `-` where it is only for comparison.
-    goal: str = "-"
-    met: bool = True
-
-    def line(self) -> str:
-        """As it is printed."""
-        return "\t".join((self.name, self.value, self.goal, "met" if self.met else "missed"))
 
 
 @dataclass(frozen=True)
@@ -367,12 +347,9 @@ def main() -> int:
     signal.signal(signal.SIGALRM, out_of_time)
     signal.signal(signal.SIGTERM, out_of_time)
     signal.alarm(TIME_LIMIT)
-    missed = 0
     try:
         with prepared() as bench:
-            for figure in figures(bench):
-                print(figure.line(), flush=True)
-                missed += not figure.met
+            missed = show(figures(bench))
     except (BenchFailed, ProcessFailed, AddFailed, subprocess.SubprocessError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

@@ -36,7 +36,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "beat_max_loop_interval": 10,
         # Seconds until the lock of a replica that died is free. With the interval above, another one takes over within a minute;
         # with redbeat's own default it would be 25.
-        "redbeat_lock_timeout": 45,
+        "redbeat_lock_timeout": 40,
         # An outage over the due time is caught up for so long; the sweep's message lives as long.
         "beat_cron_starting_deadline": SWEEP_EXPIRES,
         # It answers `celery inspect ping -d celerybeat@HOST`, and not when the scheduler no longer ticks.

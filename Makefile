@@ -20,6 +20,10 @@ pip := $(bin)/python -m pip --disable-pip-version-check install --no-compile --p
 # All that the demo needs is among the pins of development: where those are installed, they serve it too.
 demo_pins := $(if $(wildcard $(venv)/installed-dev),dev,demo)
 
+# Tests that mostly wait, for workers, for Celery and for processes that they start: half of all the time that there is.
+fleet_tests := $(wildcard $(addprefix tests/,integration/test_chaos_*.py $(patsubst %,integration/test_%.py,beat companion fleet \
+  health idle_worker tls) $(patsubst %,e2e/test_%.py,guards job)))
+
 .PHONY: help venv demo test bench bench-fleet pins clean
 
 help:
@@ -60,8 +64,16 @@ test: $(venv)/installed-dev
 	$(bin)/mypy
 	echo "== import-linter"
 	$(bin)/lint-imports --no-logo
-	echo "== pytest: unit, contract, integration, e2e"
-	$(bin)/pytest --durations=5 tests/unit tests/contract tests/integration tests/e2e
+	echo "== pytest: unit, contract, integration, e2e; what waits for a fleet runs beside the rest, and is shown after it"
+	mkdir -p build
+	$(bin)/pytest -p no:cacheprovider --durations=5 $(fleet_tests) >build/fleet-tests.log 2>&1 &
+	beside=$$!
+	trap 'kill $$beside 2>/dev/null || true' EXIT
+	failed=0
+	$(bin)/pytest --durations=5 $(addprefix --ignore=,$(fleet_tests)) tests/unit tests/contract tests/integration tests/e2e || failed=$$?
+	wait $$beside || failed=$$?
+	cat build/fleet-tests.log
+	exit $$failed
 
 bench: $(venv)/installed-$(demo_pins)
 	@$(bin)/python bench/run.py

@@ -12,7 +12,7 @@ import click
 from redis.exceptions import RedisError
 from rich.console import Console
 
-from cli.options import MORE, settings_of, shared_options
+from cli.options import MORE, refuse_flags, settings_of, shared_options
 from cni.errors import CleanupError, UsageError
 from cni.names import printable
 from cni.settings import Settings
@@ -86,6 +86,12 @@ def job(context: click.Context, /, **given: Any) -> None:
     Exit status: 0 all were cleaned; 1 a node failed or was missed, the sweep was refused, or time was up; 2 wrong usage;
     130 Ctrl-C.
     """
+    refuse_flags(
+        context,
+        "max-remove",
+        "networks",
+        why="is each node's own setting: a sweep can ask for a --dry-run and for fewer nodes, for nothing else",
+    )
     settings = settings_of(context)
     _refuse_contradictions(given)
     if given["urlserver"] is not None:
@@ -249,6 +255,8 @@ def _follow(ledger: Any, sweep_id: str, *, timeout: float, as_json: bool) -> Non
     try:
         in_time = follow(ledger, sweep_id, Console(stderr=True), timeout=timeout)
     except KeyboardInterrupt:
+        if ledger.facts(sweep_id) is None:
+            _fail(f"sweep {sweep_id} waits for a control worker, at most 6 hours: cni-cleanup job --stop takes it back", 130)
         _fail(f"the sweep goes on: see cni-cleanup report --sweep {sweep_id}, or stop it (cni-cleanup job --stop)", 130)
     except SweepFailed:
         _show(ledger, sweep_id, as_json=as_json)

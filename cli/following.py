@@ -62,7 +62,7 @@ def follow(ledger: Ledger, sweep_id: str, console: Console, *, timeout: float, c
         CleanupError: Redis does not answer any more.
     """
     begun = taken_at = answered_at = time.monotonic()
-    told = False
+    told = was_there = False
     failed_at: float | None = None
     with _bar(console) as bar:
         shown = bar.add_task("sweep", total=None, what="")
@@ -81,6 +81,9 @@ def follow(ledger: Ledger, sweep_id: str, console: Console, *, timeout: float, c
                 time.sleep(_EVERY)
                 continue
             answered_at = time.monotonic()
+            if was_there and look.found is None:
+                raise SweepFailed("Redis does not know this sweep any more, it lost its data: ask again (job --autodiscover)")
+            was_there = look.found is not None
             bar.update(shown, completed=look.answered, total=look.expected, what=look.what)
             if look.found is not None and look.found.facts.error is not None:
                 raise SweepFailed(look.found.facts.error)
@@ -113,7 +116,8 @@ def _look(ledger: Ledger, sweep_id: str) -> _Look:
         return _Look(found=None, taken=False, failure=failure, what="waits for a control worker")
     taken = is_taken(ledger, found)
     if not found.expected:
-        return _Look(found=found, taken=taken, failure=failure, what="finds out the nodes")
+        what = "finds out the nodes" if taken else "waits for a control worker"
+        return _Look(found=found, taken=taken, failure=failure, what=what)
     return _Look(
         found=found,
         taken=taken,

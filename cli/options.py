@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
+from cni.errors import UsageError
 from cni.settings import Settings
 from workers.configuration import OPTIONS, load_settings
 
@@ -74,6 +75,18 @@ def settings_of(context: click.Context) -> Settings:
     # The broker's URL may hold a password.
     _log.debug("settings: %s", replace(settings, broker="..."))
     return settings
+
+
+def refuse_flags(context: click.Context, *refused: str, why: str) -> None:
+    """Refuse flags that would limit something else than this command, before or after its name: silence would look like consent.
+
+    Raises:
+        UsageError: there is one.
+    """
+    given: Mapping[str, str] = context.meta.get(_GIVEN, {})
+    for name in refused:
+        if name in given:
+            raise UsageError(f"--{name} {why}")
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: str | bool | None) -> None:  # noqa: FBT001  # click's signature

@@ -105,8 +105,12 @@ def _became(account: Mapping[str, Any]) -> str:
     nodes = ", ".join([f"{account['cleaned']} of {_count(account['expected'], 'node')} {done}", *others])
     totals = account["totals"]
     leaked = f"{totals['removed']} of {_count(totals['leaked'], 'leaked reservation')} removed"
+    if account["dry_run"]:
+        leaked = f"{_count(totals['leaked'], 'leaked reservation')} found, none removed"
+    # Of nodes that did not look nothing can be said.
+    nothing = "nothing leaked" if 0 < account["cleaned"] == account["expected"] else "no leak found by those that looked"
     state = account["state"] + (", a dry run" if account["dry_run"] else "") + (", stopped" if account["stopped"] else "")
-    return f"{state}: {nodes}; {leaked if totals['leaked'] else 'nothing leaked'}"
+    return f"{state}: {nodes}; {leaked if totals['leaked'] else nothing}"
 
 
 def _grouped(pairs: Iterable[tuple[Any, str]]) -> list[tuple[Any, list[str]]]:

@@ -112,7 +112,9 @@ def _node(sweep: Snapshot, node: str, *, ended: bool, now: float) -> dict[str, A
 def _reported(report: Summary, *, dry_run: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"pass_id": report["pass_id"], "seconds": _seconds(report["started"], report["finished"])}
     networks = [network for network in report["networks"] if network["problem"] != "skipped"]
-    row |= {name: sum(network[name] for network in networks) for name in ("reservations", *COUNTED)}
+    # A pass that was aborted before it asked any witness has counted nothing.
+    if report["aborted"] is None or report.get("witnesses"):
+        row |= {name: sum(network[name] for network in networks) for name in ("reservations", *COUNTED)}
     why = "; ".join(_failures(report, dry_run=dry_run))
     return row | {"state": "failed" if why else "cleaned", "why": why or None}
 

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from celery import bootsteps
-from celery.utils.log import get_task_logger
+from celery.utils.log import get_logger
 
 from tasks.celery_app import app
 from tasks.ledger import note_worker, open_ledger
@@ -13,7 +13,7 @@ from tasks.sweep import ask_again, interrupted
 _EVERY = 60.0
 """Seconds."""
 
-_log = get_task_logger(__name__)
+_log = get_logger(__name__)
 
 
 class _Loop:

@@ -31,7 +31,7 @@ def note_failure(
     """A task raised, or its process was killed for good: by a time limit, or each time that it was tried."""
     why = f"{type(exception).__name__}: {exception}"
     if sender.name == names.CLEAN_NODE:
-        _sign("failed", args, kwargs, why)
+        _sign("failed", args, kwargs, str(exception) if isinstance(exception, Refused) else why)
     elif sender.name == names.SWEEP and not isinstance(exception, _AWAY):
         # Of a broker that went away nothing can be noted; control takes the sweep up again.
         _note_failed_sweep(task_id, str(exception) if isinstance(exception, Refused) else why)

@@ -168,6 +168,10 @@ FLEET = {
     "spread above an hour": Bad(arguments=[*SWEEP, "--spread=61m"], word="3600"),
     "selector too long": Bad(arguments=[*SWEEP, f"--node-selector={'a' * 1001}"], word="selector"),
     "nodes and selector": Bad(arguments=[*SWEEP, "--nodes=a", "--node-selector=b"], word="leave one of them out"),
+    "a limit that a sweep cannot carry": Bad(
+        arguments=[*SWEEP, "--max-remove=5"], word="--max-remove is each node's own setting"
+    ),
+    "the same before the command": Bad(arguments=["--networks=a", *SWEEP], word="--networks is each node's own setting"),
     "job of nothing": Bad(arguments=["job"], word="--autodiscover"),
     "job of nothing but nodes": Bad(arguments=["job", "--nodes=a"], word="--autodiscover"),
     "job in two ways": Bad(arguments=[*SWEEP, "--urlserver=http://127.0.0.1:1"], word="--autodiscover and --urlserver"),

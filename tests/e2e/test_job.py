@@ -167,7 +167,7 @@ class TestASweep:
         leaked = fleet.leak("node-1", "10.88.9.3", "3" * 64)
         done = operator.types("job", "--dry-run", "--autodiscover", "--nodes", "node-1")
         assert done.status == 0
-        assert "complete, a dry run: 1 of 1 node looked at; 0 of 1 leaked reservation removed" in done.out
+        assert "complete, a dry run: 1 of 1 node looked at; 1 leaked reservation found, none removed" in done.out
         assert "cleaned" not in done.out
         assert leaked in fleet.nodes["node-1"].reservations()
 
@@ -333,7 +333,7 @@ def test_the_nodes_of_a_cluster_are_those_of_its_api(alone: Operator, api_server
         assert done.status == 1
         assert "missed     n1: no worker has ever been there\n" in done.out
         assert "left out   w1: runs windows\n" in done.out
-        assert "incomplete: 0 of 1 node cleaned, 1 missed; nothing leaked" in done.out
+        assert "incomplete: 0 of 1 node cleaned, 1 missed; no leak found by those that looked" in done.out
         for selector, why in (("pool in blue", "unable to parse requirement"), ("pool=red", "'pool=red' selects no node")):
             refused = alone.types("job", "--autodiscover", "--node-selector", selector)
             assert refused.status == 1

@@ -22,7 +22,7 @@ demo_pins := $(if $(wildcard $(venv)/installed-dev),dev,demo)
 
 # Tests that mostly wait, for workers, for Celery and for processes that they start: half of all the time that there is.
 fleet_tests := $(wildcard $(addprefix tests/,integration/test_chaos_*.py $(patsubst %,integration/test_%.py,beat companion fleet \
-  health idle_worker tls) $(patsubst %,e2e/test_%.py,guards job)))
+  health idle_worker tls) e2e/test_guards.py))
 
 .PHONY: help venv demo test bench bench-fleet pins clean
 

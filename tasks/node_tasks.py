@@ -169,7 +169,7 @@ def _is_stopped(sweep_id: str) -> bool:
     try:
         with open_ledger(tries=0) as ledger:
             return ledger.is_stopped(sweep_id)
-    except RedisError:
+    except (RedisError, OSError):
         return False
 
 

@@ -1,6 +1,7 @@
 """Signs of life of the long-running processes, sent beside their jobs, from Celery's own loop."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from celery import bootsteps
@@ -37,6 +38,9 @@ class _Pulse(bootsteps.StartStopStep):
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
+    #: What each kind of worker has to say.
+    beat: Callable[[Any], None]
+
     #: None also while it was never started: a connection that is lost while it is being made stops every step.
     _timer: Any = None
 
@@ -59,10 +63,6 @@ class _Pulse(bootsteps.StartStopStep):
             self.beat(consumer)
         except Exception as error:  # noqa: BLE001  # whatever stands in Redis, the worker goes on
             _log.warning("no sign of life reached Redis: %s: %s", type(error).__name__, error)
-
-    def beat(self, consumer: Any) -> None:
-        """Say what is to be said."""
-        raise NotImplementedError
 
 
 class OfNode(_Pulse):

@@ -17,16 +17,13 @@ def main(arguments: Sequence[str]) -> int:
     """Do it, and tell what came of it on stderr; the exit status, 0 if all is well."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     log = logging.getLogger("workers")
-    match arguments:
-        case ["clean" | "check" as what]:
-            pass
-        case _:
-            log.error("usage: python -m workers clean|check")
-            return 2
+    if arguments not in (["clean"], ["check"]):
+        log.error("usage: python -m workers clean|check")
+        return 2
     # A Ctrl-C in the worker's terminal reaches this process as well, and is to end it without a word.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        return _clean(log) if what == "clean" else _check(log)
+        return _clean(log) if arguments == ["clean"] else _check(log)
     except CleanupError as error:
         log.error("%s", error)  # noqa: TRY400  # one line is for the operator, a traceback is not
         return 1

@@ -120,11 +120,20 @@ def speaks_tls(server: Path) -> bool:
 
 def start_redis(server: Path, processes: Processes, directory: Path, own: Pair, authority: Path, clients: str) -> int:
     """Start it; its port, once it listens."""
-    with refusing_port() as port:
-        pass
     tls = {"cert-file": own.certificate, "key-file": own.key, "ca-cert-file": authority, "auth-clients": clients}
     options = [word for name, value in tls.items() for word in (f"--tls-{name}", str(value))]
-    command = [os.fspath(server), "--port", "0", "--tls-port", str(port), "--bind", "127.0.0.1", "--dir", os.fspath(directory)]
+    with refusing_port() as port:
+        command = [
+            os.fspath(server),
+            "--port",
+            "0",
+            "--tls-port",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            os.fspath(directory),
+        ]
     process = processes.start(f"redis-{clients}", [*command, *options, "--requirepass", PASSWORD, "--save", ""])
 
     def listens() -> bool:

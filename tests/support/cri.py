@@ -167,7 +167,9 @@ class CriClient:
 
     def __init__(self, socket: Path, *, timeout: float = 10.0, max_bytes: int = UNLIMITED) -> None:
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(f"unix:{socket}", options=[("grpc.max_receive_message_length", max_bytes)])
+        # Else gRPC shares connections within the process: this client would get the failure of an earlier one, and its back-off.
+        options = [("grpc.max_receive_message_length", max_bytes), ("grpc.use_local_subchannel_pool", 1)]
+        self._channel = grpc.insecure_channel(f"unix:{socket}", options=options)
 
     def __enter__(self) -> Self:
         return self

@@ -10,8 +10,12 @@ from typing import Any, Literal, get_args
 from cni.errors import PassAborted
 from cni.listing import Item, Network, Stamp
 from cni.verdict import Decision, Verdict
+from cni.workloads import workload_of
 
 SCHEMA = "cni-cleanup/report/1"
+
+MOST_WORKLOADS = 10
+"""Workloads that a report names, those that leak most: it is kept for each node of a sweep."""
 
 Outcome = Literal["removed", "gone", "changed", "dry-run", "over-limit", "failed"]
 
@@ -56,6 +60,8 @@ class Report:
     pods: Mapping[str, str] = field(default_factory=dict)
     #: What an operator should look at beside the files, in sentences.
     findings: Sequence[str] = ()
+    #: Seconds for which the pass waited for the plugin's locks, all of them together.
+    lock_wait: float = 0.0
 
     def rows(self) -> Iterator[tuple[Item, Decision, Outcome | None]]:
         """Every file with its verdict and, of a leaked one in a pass, what became of it."""
@@ -66,6 +72,27 @@ class Report:
     def network_rows(self) -> list[dict[str, Any]]:
         """The elements of `networks`; counted once, for the file and for the table."""
         return list(_networks(self))
+
+    @cached_property
+    def count_rows(self) -> list[dict[str, Any]]:
+        """The elements of `counts`: how many files of each network were judged in the same way and became the same."""
+        counts = Counter((item.network or "", *decision, outcome) for item, decision, outcome in self.rows())
+        return [
+            {"network": network, "verdict": verdict, "reason": reason, "outcome": outcome, "files": files}
+            for (network, verdict, reason, outcome), files in sorted(counts.items(), key=lambda entry: str(entry[0]))
+        ]
+
+    @cached_property
+    def workload_rows(self) -> list[dict[str, Any]]:
+        """The elements of `workloads`: of the leaked sandboxes whose pod is known, what made them, those that leak most first."""
+        leaked = {
+            item.container_id
+            for item, decision in zip(self.items, self.decisions, strict=True)
+            if decision.verdict == "leaked" and item.container_id in self.pods
+        }
+        counts = Counter(workload_of(self.pods[container_id]) for container_id in leaked if container_id is not None)
+        most = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))[:MOST_WORKLOADS]
+        return [{"workload": workload, "leaked": leaks} for workload, leaks in most]
 
     def count(self, outcome: Outcome) -> int:
         """How many files had this outcome."""
@@ -100,6 +127,9 @@ def summary(report: Report) -> dict[str, Any]:
         "witnesses": dict(report.witnesses),
         "networks": report.network_rows,
         "outcomes": dict(Counter(report.outcomes.values())),
+        "counts": report.count_rows,
+        "workloads": report.workload_rows,
+        "lock_wait_seconds": round(report.lock_wait, 6),
         "findings": list(report.findings),
     }
 

@@ -151,6 +151,8 @@ class _Node:
         self.findings: list[str] = []
         #: By directory of a network, what stood against removing there.
         self.problems: dict[str, Problem] = {}
+        #: Seconds that the removal waited for the plugin's locks.
+        self.lock_wait = 0.0
         #: The report as it is in the state directory.
         self.written: Report | None = None
         self._looked = False
@@ -278,18 +280,20 @@ class _Node:
         """Take the leaked files away."""
         self.problems |= {network.directory: network.problem for network in networks if network.problem is not None}
         journal = Journal(journal_directory(self.state), self.pass_id)
+        remover = Remover(
+            root=self.root,
+            journal=journal,
+            is_on_hold=self._is_on_hold,
+            wall_ns=self.clock.wall_ns,
+            pods=pods,
+            observe=self.observe,
+            findings=self.findings,
+            problems=self.problems,
+        )
         try:
-            yield from Remover(
-                root=self.root,
-                journal=journal,
-                is_on_hold=self._is_on_hold,
-                wall_ns=self.clock.wall_ns,
-                pods=pods,
-                observe=self.observe,
-                findings=self.findings,
-                problems=self.problems,
-            ).remove(items, leaks)
+            yield from remover.remove(items, leaks)
         finally:
+            self.lock_wait = remover.lock_wait
             with contextlib.suppress(PassAborted):
                 journal.sync()
             journal.close()
@@ -339,6 +343,7 @@ class _Node:
             outcomes=course.outcomes,
             pods=judgement.pods if judgement else {},
             findings=[*(judgement.findings if judgement else ()), *self.findings],
+            lock_wait=self.lock_wait,
         )
 
     def write(self, report: Report) -> None:

@@ -43,6 +43,8 @@ class Remover:
     findings: list[str]
     #: By directory of a network: why nothing is removed there. What comes up on the way is added.
     problems: dict[str, Problem]
+    #: Seconds spent waiting for the plugin's locks so far.
+    lock_wait: float = 0.0
     #: By time.monotonic(): until then the lock is left to the plugin, while the next batch is announced.
     _pause_until: float = 0.0
 
@@ -129,7 +131,9 @@ class Remover:
         if not opened:
             return []
         time.sleep(max(0.0, self._pause_until - time.monotonic()))
+        asked = time.monotonic()
         with network_locks([(fd, path, directory) for directory, (fd, path) in opened.items()]):
+            self.lock_wait += time.monotonic() - asked
             self.observe("locked")
             deadline = time.monotonic() + HOLD_SECONDS
             done = 0

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import threading
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -297,3 +298,37 @@ def test_counting():
 @given(st.integers(0, 4_000_000_000 * 10**9))
 def test_any_time_is_rfc_3339(wall_ns: int):
     assert not list(errors(rfc3339(wall_ns), SCHEMA_OF_REPORT["$defs"]["time"]))
+
+
+class TestCounts:
+    def test_files_are_counted_by_network_verdict_reason_and_outcome(self, tree: NodeTree):
+        report = tree.clean()
+        counts = {tuple(row.values())[:4]: row["files"] for row in report.count_rows}
+        files = [(file["network"] or "", file["verdict"], file["reason"], file["outcome"]) for file in file_rows(report)]
+        assert counts == {kind: files.count(kind) for kind in files}
+        assert counts["cbr0", "leaked", "absent", "removed"] == 2
+        assert counts["cbr0", "keep", "foreign", None] == 1
+
+    def test_workloads_are_told_by_their_leaked_sandboxes_worst_first(self):
+        pods = {container_id(name): f"shop/{name}" for name in ("web-58649f5cc6-pgg6p", "web-58649f5cc6-x2x4z", "db-0", "live")}
+        items = [item(mtime_ns=0, ctime_ns=0)._replace(container_id=id_) for id_ in [*pods, *pods]]
+        report = made(*items, decisions=[*[ABSENT] * 3, SANDBOX] * 2, pods=pods)
+        assert report.workload_rows == [{"workload": "shop/web", "leaked": 2}, {"workload": "shop/db", "leaked": 1}]
+
+    def test_only_the_ten_worst_workloads_are_told(self):
+        pods = {container_id(str(number)): f"ns/app{number}x" for number in range(30)}
+        report = made(*(item(mtime_ns=0, ctime_ns=0)._replace(container_id=id_) for id_ in pods), pods=pods)
+        assert len(report.workload_rows) == 10
+
+
+def test_a_pass_tells_how_long_it_waited_for_the_plugins_locks(tree: NodeTree):
+    assert summary(tree.scan())["lock_wait_seconds"] == 0
+    with (tree.root / "var/lib/cni/networks/cbr0/lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        def release(step: str) -> None:
+            if step == "announced":
+                threading.Timer(0.3, fcntl.flock, (lock, fcntl.LOCK_UN)).start()
+
+        waited = summary(tree.clean(observe=release))["lock_wait_seconds"]
+    assert waited > 0

@@ -1,9 +1,7 @@
 """Asking nodes' sidecars for a pass by HTTP, where there is no broker."""
 
 import json
-import os
 import queue
-import stat
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,13 +19,13 @@ from cni.errors import UsageError
 from cni.names import printable
 from cni.settings import Settings
 from workers.kube import ApiFailed, within
+from workers.tokens import read_token
 
 _AT_ONCE = 32
 """Sidecars asked at the same time: each answers when its pass is done, which takes a minute and more."""
 
 _CONNECT_TIMEOUT = 5.0
 _ANSWER_LIMIT = 1 << 20
-_TOKEN_LIMIT = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +37,13 @@ class Answer:
     detail: str
 
 
-def ask_all(settings: Settings, urls: str, *, token_file: str | None, timeout: float) -> int:
+def ask_all(settings: Settings, urls: str, *, timeout: float) -> int:
     """Post to the HTTP entry of each, and show what each answered; 1 if one did not answer that it is done.
 
     A dead one stops nobody else's; `timeout` is each one's own.
 
     Raises:
-        UsageError: a URL is none, the token cannot be read, or it is to be a dry run, which this entry does not know.
+        UsageError: a URL is none, the token file holds none, or it is to be a dry run, which this entry does not know.
     """
     if settings.dry_run:
         raise UsageError("--dry-run cannot be asked for by --urlserver: set it in the node's own configuration")
@@ -53,8 +51,8 @@ def ask_all(settings: Settings, urls: str, *, token_file: str | None, timeout: f
     if not entries:
         raise UsageError("--urlserver wants URLs such as http://10.0.0.7:9010, separated by commas")
     headers = {"Content-Type": "application/json", "Accept": "application/json"}
-    if token_file is not None:
-        headers["Authorization"] = f"Bearer {_token(token_file)}"
+    if settings.token_file is not None:
+        headers["Authorization"] = f"Bearer {read_token(settings.token_file)}"
     try:
         with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
             answers = list(bar.track(_asked(entries, headers, timeout), total=len(entries), description="sidecars"))
@@ -148,19 +146,3 @@ def _entry(url: str) -> str:
     if parts.username is not None or parts.password is not None:
         raise UsageError("--urlserver takes no name and password in a URL: the token is in a file (--token-file)")
     return url if parts.path not in ("", "/") else parts._replace(path="/cleanup").geturl()
-
-
-def _token(path: str) -> str:
-    try:
-        # Not to wait for ever where somebody names a FIFO.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise UsageError(f"--token-file {path} is no regular file")
-            token = file.read(_TOKEN_LIMIT).decode("ascii").strip()
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not ASCII"
-        raise UsageError(f"--token-file {path} cannot be read: {why}") from error
-    if not token or not token.isprintable() or " " in token:
-        raise UsageError(f"--token-file {path} holds no token")
-    return token

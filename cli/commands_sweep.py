@@ -27,7 +27,6 @@ _GOES_WITH = {
     "spread": ("autodiscover",),
     "timeout": ("autodiscover", "resume", "urlserver"),
     "as_json": ("autodiscover", "resume"),
-    "token_file": ("urlserver",),
 }
 """Which options go with which way to ask."""
 
@@ -66,7 +65,7 @@ _NODES = _Parsed("NAME,NAME", _node_list)
 
 
 @click.command(short_help="Ask for a sweep, and follow it.", epilog=MORE)
-@shared_options("broker", "dry-run", "config", "debug")
+@shared_options("broker", "token-file", "dry-run", "config", "debug")
 @click.option("--autodiscover", is_flag=True, help="All nodes that run the worker, through the broker.")
 @click.option("--nodes", type=_NODES, help="Only these nodes.")
 @click.option("--node-selector", metavar="SELECTOR", help="Only nodes with these labels, as kubectl's -l.")
@@ -75,7 +74,6 @@ _NODES = _Parsed("NAME,NAME", _node_list)
 @click.option("--stop", is_flag=True, help="Halt the running sweep on all nodes.")
 @click.option("--resume", is_flag=True, help="Let a stopped sweep go on, and follow it.")
 @click.option("--urlserver", metavar="URL,URL", help="Ask these sidecars by HTTP instead, without the broker.")
-@click.option("--token-file", metavar="FILE", help="The bearer token for --urlserver.")
 @click.option("--json", "as_json", is_flag=True, help="In the end the account as JSON, not as a table.")
 @click.pass_context
 def job(context: click.Context, /, **given: Any) -> None:
@@ -97,7 +95,8 @@ def job(context: click.Context, /, **given: Any) -> None:
     if given["urlserver"] is not None:
         from cli.by_http import ask_all
 
-        sys.exit(ask_all(settings, given["urlserver"], token_file=given["token_file"], timeout=given["timeout"] or _TIMEOUT))
+        sys.exit(ask_all(settings, given["urlserver"], timeout=given["timeout"] or _TIMEOUT))
+    refuse_flags(context, "token-file", why="is for --urlserver")
     wanted = _wanted(settings, given)
     with _ledger(settings) as ledger:
         if given["stop"]:

@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from cli.options import EVERY, shared_options
+from cni import __version__
 from cni.errors import CleanupError, UsageError
 from cni.names import printable
 
@@ -18,6 +19,7 @@ _COMMANDS = {
     "scan": "cli.commands_node",
     "clean": "cli.commands_node",
     "restore": "cli.commands_node",
+    "server": "cli.commands_server",
     "job": "cli.commands_sweep",
     "report": "cli.commands_sweep",
     "worker": "cli.commands_fleet",
@@ -46,7 +48,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="cni-cleanup", prog_name="cni-cleanup")
+@click.version_option(__version__, prog_name="cni-cleanup")
 @shared_options(*EVERY)
 def program() -> None:
     """Find the CNI files that dead pods left behind, prove that they are dead, remove them, and be able to undo it.

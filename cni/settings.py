@@ -48,6 +48,10 @@ class Settings:
     schedule: str = "0 8 * * 1"
     #: The time zone of the schedule.
     timezone: str = "UTC"
+    #: Where the sidecar serves, `HOST:PORT`. 9010 is the port of the tool before this one.
+    listen: str = ":9010"
+    #: Holds the bearer token for what the sidecar does not show or do for everybody; None turns that off.
+    token_file: str | None = None
     #: Tell more on stderr.
     debug: bool = False
     #: The uid of the pod this runs in: the canary of a cluster.

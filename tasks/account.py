@@ -115,11 +115,11 @@ def _reported(report: Summary, *, dry_run: bool) -> dict[str, Any]:
     # A pass that was aborted before it asked any witness has counted nothing.
     if report["aborted"] is None or report.get("witnesses"):
         row |= {name: sum(network[name] for network in networks) for name in ("reservations", *COUNTED)}
-    why = "; ".join(_failures(report, dry_run=dry_run))
+    why = "; ".join(failures(report, dry_run=dry_run))
     return row | {"state": "failed" if why else "cleaned", "why": why or None}
 
 
-def _failures(report: Summary, *, dry_run: bool) -> Iterator[str]:
+def failures(report: Summary, *, dry_run: bool) -> Iterator[str]:
     """Why a node that reported is not clean, in sentences: something went wrong, or a leak that was found is still there.
 
     In a sweep that asked for a `dry_run` leaks are left as they should be.

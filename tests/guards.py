@@ -26,6 +26,7 @@ JOBS = "tests/integration/test_node_jobs.py"
 BESIDE = "tests/unit/test_companion.py"
 EARLY = "tests/integration/test_companion.py"
 TLS = "tests/integration/test_tls.py"
+SIDECAR = "tests/unit/test_sidecar.py"
 
 
 class Out(NamedTuple):
@@ -781,6 +782,16 @@ RULES: dict[int, tuple[Guard, ...]] = {
             Out("cni/settings.py", "dry_run=self.dry_run or dry_run,", "dry_run=dry_run,"),
         ),
         Guard(
+            "who asks for a pass by HTTP has the token",
+            (f"{SIDECAR}::TestTheToken::test_without_it_nothing_is_shown_or_done",),
+            Out("workers/sidecar.py", "self._unauthorized(environ) if route.guarded else None", "None"),
+        ),
+        Guard(
+            "without a token that is configured nobody asks by HTTP",
+            (f"{SIDECAR}::TestTheToken::test_a_file_that_holds_none_lets_nobody_in",),
+            Out("workers/tokens.py", 'if not token or not token.isprintable() or " " in token:', "if False:"),
+        ),
+        Guard(
             "another node's job is not done",
             (f"{FLEET}::test_another_nodes_job_fails_and_does_nothing",),
             Out("tasks/node_tasks.py", "    if asked != own:\n", "    if False:\n"),
@@ -1034,6 +1045,7 @@ HAZARDS: dict[int, Hazard] = {
             f"{FLEET}::test_a_message_cannot_overrule_the_nodes_own_dry_run",
             f"{FLEET}::test_a_pickled_message_is_refused",
             f"{FLEET}::test_celery_call_refuses_nonsense_in_one_line_and_sends_nothing",
+            f"{SIDECAR}::TestTheToken::test_without_it_nothing_is_shown_or_done",
         ),
     ),
 }

@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import zoneinfo
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -151,6 +150,18 @@ def _broker(text: str) -> str:
     return text
 
 
+def _listen(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if (
+        not colon
+        or not re.fullmatch(r"[0-9]{1,5}", port)
+        or int(port) > 65535
+        or not re.fullmatch(r"[0-9A-Za-z.:%-]*|\[.+\]", host)
+    ):
+        raise ValueError("an address and a port such as :9010, 127.0.0.1:9010 or [::1]:9010 is wanted")
+    return text
+
+
 def _schedule(text: str) -> str:
     # What the fields may say is for the scheduler to check: it alone has a parser of them.
     if len(text.split()) != 5:
@@ -159,6 +170,9 @@ def _schedule(text: str) -> str:
 
 
 def _timezone(text: str) -> str:
+    # Imported here: only Beat has a time zone.
+    import zoneinfo
+
     try:
         zoneinfo.ZoneInfo(text)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
@@ -300,6 +314,20 @@ OPTIONS: tuple[Option, ...] = (
         metavar="ZONE",
         help="The time zone of the schedule. [UTC]",
         parse=_timezone,
+    ),
+    Option(
+        name="listen",
+        field="listen",
+        metavar="HOST:PORT",
+        help="Where the sidecar serves; without a host on every address of the machine. [:9010]",
+        parse=_listen,
+    ),
+    Option(
+        name="token-file",
+        field="token_file",
+        metavar="FILE",
+        help="Holds the bearer token of the sidecar, for what is not for everybody.",
+        parse=_path,
     ),
     Option(
         name="debug",

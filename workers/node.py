@@ -2,8 +2,6 @@
 
 import contextlib
 import gc
-import itertools
-import json
 import logging
 import os
 import re
@@ -17,15 +15,15 @@ from cni.cleaning import Course, Leak
 from cni.errors import CleanupError, PassAborted, UsageError
 from cni.evidence import ApiEvidence, Look, RuntimeEvidence
 from cni.listing import Item, Listing, Network, Problem, Subject
-from cni.report import Outcome, Report, file_rows, rfc3339, summary
+from cni.report import Outcome, Report, rfc3339
 from cni.settings import Settings
+from workers import reports
 from workers.clock import STEP_SECONDS, Clock, SystemClock, last_step, offset_seconds, remember_clock
 from workers.disk import list_node
 from workers.journal import Journal
 from workers.netns import ask_namespaces
 from workers.paths import Root, layout
 from workers.removal import Remover
-from workers.restoring import journal_directory
 from workers.state import State
 
 _log = logging.getLogger(__name__)
@@ -279,7 +277,7 @@ class _Node:
     ) -> Iterator[tuple[int, Outcome]]:
         """Take the leaked files away."""
         self.problems |= {network.directory: network.problem for network in networks if network.problem is not None}
-        journal = Journal(journal_directory(self.state), self.pass_id)
+        journal = Journal(self.state.journal, self.pass_id)
         remover = Remover(
             root=self.root,
             journal=journal,
@@ -352,7 +350,7 @@ class _Node:
         Raises:
             PassAborted: they cannot be written.
         """
-        self.state.write("report.json", _document_chunks(report))
+        self.state.write(reports.NAME, reports.chunks(report))
         self.state.write_json("totals.json", _totals(self.state, report))
         self.written = report
 
@@ -362,18 +360,6 @@ def _needs_statuses(listing: Listing, evidence: RuntimeEvidence) -> bool:
     if any(item.subject is Subject.EMPTY for item in listing.items):
         return True
     return not any(item.kind == "reservation" and item.container_id in evidence.sandboxes for item in listing.items)
-
-
-def _document_chunks(report: Report) -> Iterator[str]:
-    """The JSON of a report, some files at a time: all at once it would be larger than everything else in memory."""
-    yield json.dumps(summary(report))[:-1] + ', "files": ['
-    rows = file_rows(report)
-    separator = "\n"
-    # By the hundred: an encoder is made for each call.
-    while some := list(itertools.islice(rows, 256)):
-        yield separator + json.dumps(some)[1:-1]
-        separator = ",\n"
-    yield "]}\n"
 
 
 def _totals(state: State, report: Report) -> dict[str, Any]:

@@ -26,11 +26,6 @@ class Restored(NamedTuple):
     detail: str | None
 
 
-def journal_directory(state: State) -> str:
-    """Where the journal is kept."""
-    return state.path("journal")
-
-
 def removed_files(state: State, root: Root, *, pass_id: str | None = None, ip: str | None = None) -> list[Record]:
     """What the journal has to give back, the oldest first; with `ip`, everything of the sandbox that had this address last.
 
@@ -40,7 +35,7 @@ def removed_files(state: State, root: Root, *, pass_id: str | None = None, ip: s
         UsageError: `ip` is no address.
         CleanupError: there is no such pass, or the journal cannot be read.
     """
-    taken = [one for journal in read_journal(journal_directory(state), pass_id) for one in _taken(journal, root)]
+    taken = [one for journal in read_journal(state.journal, pass_id) for one in _taken(journal, root)]
     here = [one for one in taken if one.root == root.path]
     newest: dict[str, Record] = {}
     # A state directory may have served several roots; where none of it is of this one, each file will say so.
@@ -58,7 +53,7 @@ def last_pass(state: State, root: Root) -> str | None:
         CleanupError: the journal cannot be read.
     """
     found = None
-    for journal in read_journal(journal_directory(state)):
+    for journal in read_journal(state.journal):
         ours = {one.path for one in journal.records if one.root == root.path}
         if journal.removed & ours or any(one.root == root.path for one in _taken(journal, root)):
             found = journal.pass_id
@@ -109,7 +104,7 @@ def release(state: State, *, pass_id: str | None = None, ip: str | None = None) 
         CleanupError: there is no such pass.
         PassAborted: a pass is running, or the state directory cannot be written.
     """
-    every = [one for journal in read_journal(journal_directory(state), pass_id) for one in journal.records]
+    every = [one for journal in read_journal(state.journal, pass_id) for one in journal.records]
     wanted = {(one.path, one.container_id) for one in (every if ip is None else _of_address(every, ip))}
     with state.pass_lock():
         held = state.held()
@@ -129,7 +124,7 @@ def _real(root: Root, path: str) -> str:
 
 
 def _note_restored(state: State, clock: Clock, one: Record) -> None:
-    journal = Journal(journal_directory(state), one.pass_id)
+    journal = Journal(state.journal, one.pass_id)
     try:
         journal.note("restored", [one.path], clock.wall_ns())
         journal.sync()

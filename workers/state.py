@@ -17,6 +17,7 @@ class State:
     def __init__(self, directory: str) -> None:
         """`directory` is ours, never below the node's root; it is made when something is first written."""
         self.directory = os.path.abspath(directory)
+        self.journal = self.path("journal")
 
     def path(self, name: str) -> str:
         """Our path of one file."""

@@ -102,7 +102,7 @@ def rows(done: Done) -> dict[str, tuple[str, str]]:
 def refusal(urls: str, *, token_file: str | None = None) -> str:
     """What is said of wrong usage, before anybody is asked; the program makes it one line and exit 2."""
     with pytest.raises(UsageError) as error:
-        ask_all(Settings(), urls, token_file=token_file, timeout=1.0)
+        ask_all(Settings(token_file=token_file), urls, timeout=1.0)
     assert "\n" not in str(error.value)
     return str(error.value)
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,17 +14,24 @@ from celery import Celery
 from celery.exceptions import TaskRevokedError
 
 from cli.demo.processes import running
+from cni.settings import Settings
 from tasks.celery_app import NODE_JOB_EXPIRES
 from tasks.errors import Refused, WrongNode
 from tasks.sweep import account_of
 from tests.support.fleet import DONE_WITHIN, Fleet, start_fleet
+from tests.support.http import get
 from tests.support.polling import until
 from tests.support.program import REPOSITORY, child_environment
 from tests.support.redis_server import find_server
 from tests.support.redis_server import running as redis_running
+from tests.support.sidecar import Sidecar, start_sidecar
 from tests.support.skips import require
+from workers.configuration import environment_of
+from workers.state import State
 
 pytestmark = pytest.mark.timeout(300)
+
+TOKEN = "token-of-the-test"  # noqa: S105  # a made-up one
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +44,14 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     known = ["node-1", "node-2", "node-3", "node-4", "node-down"]
     with redis_running(server, tmp_path_factory.mktemp("redis")) as broker, running(directory) as processes:
         yield start_fleet(processes, broker, directory, known=known, cautious=["node-4"])
+
+
+@pytest.fixture(scope="module")
+def sidecar(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Sidecar:
+    """That of node-1."""
+    token = tmp_path_factory.mktemp("token") / "token"
+    token.write_text(TOKEN)
+    return start_sidecar(fleet.processes, replace(fleet.nodes["node-1"].settings(fleet.broker), token_file=str(token)))
 
 
 def celery(fleet: Fleet, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -318,6 +334,58 @@ def test_the_account_of_a_sweep_is_told_by_a_task(fleet: Fleet):
     assert account["nodes"][0]["node"] == "node-2"
     with pytest.raises(Refused, match="no sweep nowhere is on record"):
         fleet.ask("tasks.report", "nowhere")
+
+
+class TestASidecar:
+    """It asks its own node's worker for a pass."""
+
+    def cleanup(self, sidecar: Sidecar) -> tuple[int, dict[str, str]]:
+        status, body = get(sidecar.port, "/cleanup", method="POST", Authorization=f"Bearer {TOKEN}")
+        return status, json.loads(body)
+
+    def test_gets_a_pass_and_shows_what_it_did(self, fleet: Fleet, sidecar: Sidecar):
+        assert self.cleanup(sidecar)[0] == 200
+        path = fleet.leak("node-1", "10.88.0.201", "5" * 64)
+        assert self.cleanup(sidecar) == (200, {"status": "Done", "reason": "1 file removed"})
+        assert path not in fleet.nodes["node-1"].reservations()
+        assert fleet.nodes["node-1"].live <= fleet.nodes["node-1"].reservations().keys()
+        removed = 'cni_cleanup_removed_total{network="cbr0",reason="absent"}'
+        totals = json.loads((fleet.nodes["node-1"].directory / "state" / "totals.json").read_text())
+        (count,) = (one["count"] for one in totals["removed"])
+        until(lambda: sidecar.samples().get(removed) == count, what="the removal in the metrics")
+
+    def test_tells_of_a_pass_that_was_aborted(self, fleet: Fleet, sidecar: Sidecar):
+        hold = fleet.nodes["node-1"].directory / "state" / "hold"
+        hold.touch()
+        try:
+            status, told = self.cleanup(sidecar)
+        finally:
+            hold.unlink()
+        assert (status, told["status"]) == (200, "Error")
+        assert told["reason"].startswith("aborted (hold): ")
+
+    def test_tells_that_another_pass_runs(self, fleet: Fleet, sidecar: Sidecar):
+        with State(str(fleet.nodes["node-1"].directory / "state")).pass_lock():
+            status, told = self.cleanup(sidecar)
+        assert (status, told["status"]) == (409, "Error")
+        assert told["reason"].startswith("busy: another pass holds ")
+
+    def test_what_no_worker_takes_is_not_finished_in_time_and_is_never_done_later(self, fleet: Fleet):
+        settings = Settings(node="node-down", broker=fleet.broker)
+        asking = subprocess.run(
+            [sys.executable, "-m", "tasks.asking", "0.5"],
+            env=child_environment(environment_of(settings)),
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=DONE_WITHIN,
+            check=False,
+        )
+        answer = json.loads(asking.stdout)
+        assert (answer["status"], answer["done"]) == (504, False)
+        assert "not finished within 0.5 s" in answer["reason"]
+        expiries = [datetime.fromisoformat(one["headers"]["expires"]) for one in fleet.ledger.waiting("node.node-down")]
+        assert min(expiries) < datetime.now(UTC) + timedelta(seconds=1)
 
 
 def test_a_stopped_worker_ends_with_status_zero_and_leaves_what_is_queued(fleet: Fleet):

@@ -53,6 +53,8 @@ VALUES: dict[str, list[tuple[str, Any]]] = {
     "static-nodes": [("a", ("a",)), ("a,b", ("a", "b")), (" a , ,b.c", ("a", "b.c"))],
     "schedule": [("0 8 * * 1", "0 8 * * 1"), ("*/5 * * * *", "*/5 * * * *"), ("30 4 1 * *", "30 4 1 * *")],
     "timezone": [("Europe/Berlin", "Europe/Berlin"), ("UTC", "UTC"), ("America/New_York", "America/New_York")],
+    "listen": [(":9010", ":9010"), ("127.0.0.1:0", "127.0.0.1:0"), ("[::1]:65535", "[::1]:65535")],
+    "token-file": [("/a", "/a"), ("/b", "/b"), ("c", os.path.abspath("c"))],
     "debug": [("true", True), ("no", False), ("YES", True)],
 }
 
@@ -80,6 +82,8 @@ NONSENSE: dict[str, list[str]] = {
     # What the five fields say only Beat can read: tests/unit/test_schedule.py.
     "schedule": ["", "nonsense", "0 8 * *", "0 8 * * 1 2"],
     "timezone": ["", "Mars/Olympus", "Europe", "../../etc/passwd", "/etc/localtime", "UTC ", "\udcff"],
+    "listen": ["", "9010", "9010x", ":", ":port", ":-1", ":65536", ":999999", "a b:1", "h:1/2", "[::1]", "\u0661:1", ":\u0661", "http://h:1"],
+    "token-file": ["", "a\0"],
     "debug": ["", "perhaps", "2"],
 }  # fmt: skip
 

@@ -28,6 +28,8 @@ PROMISED = {
     "static_nodes": (),
     "schedule": "0 8 * * 1",
     "timezone": "UTC",
+    "listen": ":9010",
+    "token_file": None,
     "debug": False,
     "pod_uid": None,
     "in_cluster": False,

@@ -1,0 +1,100 @@
+"""The sidecar's command, and how it asks for a pass."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import click
+
+from cli.options import MORE, settings_of, shared_options
+from cni import __version__
+from cni.errors import UsageError
+from cni.settings import Settings
+from workers import metrics, reports, sidecar, watching
+from workers.configuration import environment_of
+from workers.state import State
+from workers.tokens import read_token
+
+_log = logging.getLogger(__name__)
+
+_AT_LEAST = 180.0
+"""Seconds that a pass which somebody asked for by HTTP is waited for."""
+
+_STARTS_WITHIN = 30.0
+"""Seconds for the process that asks, beside its waiting."""
+
+_USES = ("listen", "token-file", "cnifiles", "root", "node", "state-dir", "conf-dir", "networks", "confirm-after", "broker")
+
+
+@click.command(short_help="Run this node's sidecar: metrics, and more by HTTP.", epilog=MORE)
+@shared_options(*_USES, "config", "debug")
+@click.pass_context
+def server(context: click.Context) -> None:
+    """Serve /metrics, /healthz and /.well-known; with --token-file also /report and POST /cleanup, to whoever has the token."""
+    settings = settings_of(context)
+    logging.getLogger().setLevel(logging.DEBUG if settings.debug else logging.INFO)
+    if settings.token_file is not None:
+        read_token(settings.token_file)
+        if settings.node is None:
+            raise UsageError("POST /cleanup needs the name of this node: --node NAME, or NODE_NAME in the environment")
+    listener = sidecar.listening(settings.listen)
+    watcher = watching.Watcher(settings)
+    # The first scrape is to find something.
+    watcher.look()
+    end_watching = watching.start(watcher)
+    cleanup = _ByBroker(settings)
+    application = sidecar.Sidecar(
+        registry=metrics.registry_of(metrics.NodeMetrics(lambda: watcher.seen, version=__version__, now=time.time)),
+        report_path=State(settings.state_dir).path(reports.NAME),
+        cleanup=cleanup,
+        version=__version__,
+        token_file=settings.token_file,
+    )
+    host, port = listener.getsockname()[:2]
+    _log.info("serving at %s, port %d", host, port, extra={"action": "serving"})
+    try:
+        sidecar.serve(application, listener)
+    finally:
+        end_watching()
+        cleanup.end()
+
+
+class _ByBroker:
+    """Asks this node's worker by a process of its own: nothing of Celery stays in the sidecar's memory."""
+
+    def __init__(self, settings: Settings) -> None:
+        # Both looks of a pass, and a while for a worker that is busy.
+        self._within = max(_AT_LEAST, 2 * settings.confirm_after + 60)
+        self._environment = {**os.environ, **environment_of(settings), "CNI_CLEANUP_CONFIG": os.devnull}
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ended = False
+
+    def __call__(self) -> sidecar.Answer:
+        """Ask, and wait."""
+        command = [sys.executable, "-P", "-m", "tasks.asking", str(self._within)]
+        with self._lock:
+            if self._ended:
+                return sidecar.Answer(status=503, done=False, reason="this sidecar is being stopped")
+            process = subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+            self._process = process
+        try:
+            said, _ = process.communicate(timeout=self._within + _STARTS_WITHIN)
+            return sidecar.Answer(**json.loads(said))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            return sidecar.Answer(status=504, done=False, reason=f"no answer of the worker within {self._within:g} s")
+        except (ValueError, TypeError):
+            return sidecar.Answer(status=503, done=False, reason="the process that asks the worker has ended: see the log")
+
+    def end(self) -> None:
+        """Wait for nothing any more. A pass that has begun goes on."""
+        with self._lock:
+            self._ended = True
+            if self._process is not None:
+                self._process.terminate()

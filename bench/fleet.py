@@ -20,7 +20,8 @@ from typing import Any
 import redis
 from fanout import BATCH, WAYS, node_names
 from figures import BenchFailed, Figure, show
-from footprint import environment, footprint
+from footprint import footprint
+from processes import compiled_environment
 
 from cli.demo import redis_server
 from cli.demo.nodes import make
@@ -98,7 +99,9 @@ def _compared(theirs: Sequence[float], ours: Sequence[float]) -> tuple[float, st
 def _send(base: Path, url: str, way: str) -> float:
     """Seconds."""
     command = [sys.executable, str(HERE / "fanout.py"), way, url, str(NODES)]
-    done = subprocess.run(command, env=environment(base), capture_output=True, text=True, check=False, timeout=SWEEP_WITHIN)
+    done = subprocess.run(
+        command, env=compiled_environment(base), capture_output=True, text=True, check=False, timeout=SWEEP_WITHIN
+    )
     if done.returncode != 0:
         raise BenchFailed(f"fanout.py {way} failed: {done.stderr[-2000:]}")
     return float(done.stdout)
@@ -185,7 +188,7 @@ def _control(base: Path, processes: Processes, url: str, api: ApiServer) -> Proc
         "CNI_CLEANUP_API": "external",
         "KUBECONFIG": str(write_kubeconfig(base / "kubeconfig", api.url)),
     }
-    process = processes.start("control", [sys.executable, "-m", "cli", "control"], environment(base) | own, HERE.parent)
+    process = processes.start("control", [sys.executable, "-m", "cli", "control"], compiled_environment(base) | own, HERE.parent)
     _wait_for_line(processes, process, " ready.")
     return process
 
@@ -202,7 +205,7 @@ def _simulated(base: Path, processes: Processes, url: str) -> list[Process]:
     started = []
     for index in range(ANSWERING):
         command = [sys.executable, str(HERE / "simulated.py"), url, str(path), str(index * each), str(each)]
-        process = processes.start(f"simulated-{index}", command, environment(base))
+        process = processes.start(f"simulated-{index}", command, compiled_environment(base))
         _wait_for_line(processes, process, "there")
         started.append(process)
     return started

@@ -2,18 +2,18 @@
 
 import contextlib
 import os
-import re
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import redis
 from figures import BenchFailed, Figure
+from processes import compiled_environment, cpu_seconds_of, rollup, texts
 
 from cli.demo import redis_server
 from cli.demo.nodes import Node, make
@@ -108,7 +108,7 @@ class Worker:
 
     def memory(self) -> Memory:
         """What its processes hold now."""
-        found = [_rollup(pid) for pid in self.pids()]
+        found = [rollup(pid) for pid in self.pids()]
         pss = sum(one["Pss"] for one in found)
         # The children map no library that the main process does not: they are its forks.
         files = max(one["Rss"] - one["Anonymous"] for one in found)
@@ -123,7 +123,7 @@ class Worker:
 
     def cpu_seconds(self) -> float:
         """Processor time that its processes have taken."""
-        return sum(_cpu(pid) for pid in self.pids())
+        return sum(cpu_seconds_of(pid) for pid in self.pids())
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[Counter[str]]:
@@ -174,7 +174,7 @@ class Bench:
 
     def environment(self) -> dict[str, str]:
         """Of every process that is measured: as in an image that is byte-compiled, and has what run.txt pins."""
-        return environment(self.base)
+        return compiled_environment(self.base)
 
     def redis(self, name: str) -> str:
         """Start a Redis; its URL."""
@@ -198,24 +198,6 @@ class Bench:
         own = self.environment() | environment_of(self.settings(url)) | {"STOCK_BROKER": url}
         command = [sys.executable, "-m", "celery", "-A", "stock", "worker", "-c", "1", "--loglevel", "INFO"]
         return Worker(name, url, self.processes.start(name, command, own, HERE), self.processes)
-
-
-def environment(base: Path) -> dict[str, str]:
-    """An environment in which nothing of the caller's configures the product, and modules are byte-compiled.
-
-    What the caller's environment says of byte-compiling, and where it has installed more than the image has, does not count.
-    """
-    hidden = base / "hidden"
-    hidden.mkdir(exist_ok=True)
-    # redis-py imports it where it is installed: 3 MiB, which an image without the otel extra does not have.
-    (hidden / "opentelemetry.py").write_text('raise ImportError("hidden by the bench")\n')
-    return {
-        "PATH": os.environ.get("PATH", os.defpath),
-        "LANG": "C.UTF-8",
-        "HOME": str(base),
-        "PYTHONPATH": str(hidden),
-        "PYTHONPYCACHEPREFIX": str(base / "compiled"),
-    }
 
 
 def footprint(base: Path, processes: Processes, server: Path) -> Iterator[Figure]:
@@ -393,24 +375,12 @@ def _pass(app: CleanupApp, node: str) -> None:
 def _tree(pid: int) -> list[int]:
     """A process and all below it that have not ended."""
     found = [pid]
-    for task in _texts(f"/proc/{pid}/task", "children"):
+    for task in texts(f"/proc/{pid}/task", "children"):
         for child in task.split():
             with contextlib.suppress(OSError):
                 if "\nState:\tZ" not in Path(f"/proc/{child}/status").read_text():
                     found += _tree(int(child))
     return found
-
-
-def _texts(directory: str, name: str) -> Iterable[str]:
-    for task in os.listdir(directory):
-        with contextlib.suppress(OSError):
-            yield Path(directory, task, name).read_text()
-
-
-def _rollup(pid: int) -> dict[str, int]:
-    """What the kernel sums up of a process's memory, in KiB."""
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    return {name: int(kib) for name, kib in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
 
 
 def _local_ports(pid: int, remote: int) -> Iterator[int]:
@@ -424,8 +394,3 @@ def _local_ports(pid: int, remote: int) -> Iterator[int]:
         local, other, inode = fields[1], fields[2], fields[9]
         if int(other.rpartition(":")[2], 16) == remote and f"socket:[{inode}]" in sockets:
             yield int(local.rpartition(":")[2], 16)
-
-
-def _cpu(pid: int) -> float:
-    """Seconds that the threads of a process have run."""
-    return sum(int(text.split()[0]) for text in _texts(f"/proc/{pid}/task", "schedstat")) / 1e9

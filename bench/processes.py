@@ -1,11 +1,13 @@
 """Running and measuring processes, none of which outlives the bench."""
 
+import contextlib
 import os
+import re
 import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,3 +69,39 @@ def stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
     if process.returncode is None:
         process.kill()
         process.wait()
+
+
+def compiled_environment(base: Path) -> dict[str, str]:
+    """An environment in which nothing of the caller's configures the product, and modules are byte-compiled.
+
+    What the caller's environment says of byte-compiling, and where it has installed more than the image has, does not count.
+    """
+    hidden = base / "hidden"
+    hidden.mkdir(exist_ok=True)
+    # redis-py imports it where it is installed: 3 MiB, which an image without the otel extra does not have.
+    (hidden / "opentelemetry.py").write_text('raise ImportError("hidden by the bench")\n')
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "LANG": "C.UTF-8",
+        "HOME": str(base),
+        "PYTHONPATH": str(hidden),
+        "PYTHONPYCACHEPREFIX": str(base / "compiled"),
+    }
+
+
+def rollup(pid: int) -> dict[str, int]:
+    """What the kernel sums up of a process's memory, in KiB."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return {name: int(kib) for name, kib in re.findall(r"^(\w+): +(\d+) kB$", text, re.MULTILINE)}
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """Seconds that the threads of a process have run."""
+    return sum(int(text.split()[0]) for text in texts(f"/proc/{pid}/task", "schedstat")) / 1e9
+
+
+def texts(directory: str, name: str) -> Iterable[str]:
+    """The file `name` in each directory of a directory; what has gone meanwhile is left out."""
+    for task in os.listdir(directory):
+        with contextlib.suppress(OSError):
+            yield Path(directory, task, name).read_text()

@@ -9,7 +9,7 @@ from typing import Any
 from beat.schedule import cron, time_zone
 from cni.errors import CleanupError
 from cni.settings import Settings
-from tasks import app, broker, names
+from tasks import app, broker, logs, names
 from tasks.celery_app import SWEEP_EXPIRES
 
 ENTRY = "weekly-sweep"
@@ -66,6 +66,7 @@ def start(settings: Settings, *, loglevel: str = "INFO") -> None:
     """
     configuration(settings)
     app.use(settings)
+    logs.take_over(settings)
     # redbeat would end with a thousand lines of traceback.
     broker.require(settings.broker)
     try:

@@ -11,7 +11,7 @@ from cni.settings import Settings
 
 
 @click.command(short_help="Run this node's worker.", epilog=MORE)
-@shared_options(*NODE, "broker")
+@shared_options(*NODE, "broker", "log-format")
 @click.option("--check", is_flag=True, help="Only find out whether it could work here: can it read, lock and ask?")
 @click.pass_context
 def worker(context: click.Context, *, check: bool) -> None:
@@ -28,7 +28,7 @@ def worker(context: click.Context, *, check: bool) -> None:
 
 
 @click.command(short_help="Run the worker that does the sweeps.", epilog=MORE)
-@shared_options("broker", "static-nodes", "api", "config", "debug")
+@shared_options("broker", "static-nodes", "api", "log-format", "config", "debug")
 @click.pass_context
 def control(context: click.Context) -> None:
     """Run the worker that does the sweeps: it asks every node for one pass."""
@@ -39,7 +39,7 @@ def control(context: click.Context) -> None:
 
 
 @click.command(short_help="Run the scheduler.", epilog=MORE)
-@shared_options("broker", "schedule", "timezone", "config", "debug")
+@shared_options("broker", "schedule", "timezone", "log-format", "config", "debug")
 @click.pass_context
 def beat(context: click.Context) -> None:
     """Run the scheduler: it asks for a sweep when one is due."""

@@ -107,7 +107,7 @@ def restore(context: click.Context, *, pass_id: str | None, ip: str | None, as_l
 def _log_step(step: str) -> None:
     """Not under the plugin's lock: whoever reads our stderr may have stopped, and the node's ADDs would wait for them."""
     if step != "locked":
-        _log.debug("step: %s", step)
+        _log.debug("step: %s", step, extra={"action": "step"})
 
 
 def _command(settings: Settings, *given: str) -> str:

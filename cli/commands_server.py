@@ -14,7 +14,7 @@ from cli.options import MORE, settings_of, shared_options
 from cni import __version__
 from cni.errors import UsageError
 from cni.settings import Settings
-from workers import metrics, reports, sidecar, watching
+from workers import logs, metrics, reports, sidecar, watching
 from workers.configuration import environment_of
 from workers.state import State
 from workers.tokens import read_token
@@ -27,7 +27,19 @@ _AT_LEAST = 180.0
 _STARTS_WITHIN = 30.0
 """Seconds for the process that asks, beside its waiting."""
 
-_USES = ("listen", "token-file", "cnifiles", "root", "node", "state-dir", "conf-dir", "networks", "confirm-after", "broker")
+_USES = (
+    "listen",
+    "token-file",
+    "cnifiles",
+    "root",
+    "node",
+    "state-dir",
+    "conf-dir",
+    "networks",
+    "confirm-after",
+    "broker",
+    "log-format",
+)
 
 
 @click.command(short_help="Run this node's sidecar: metrics, and more by HTTP.", epilog=MORE)
@@ -36,7 +48,7 @@ _USES = ("listen", "token-file", "cnifiles", "root", "node", "state-dir", "conf-
 def server(context: click.Context) -> None:
     """Serve /metrics, /healthz and /.well-known; with --token-file also /report and POST /cleanup, to whoever has the token."""
     settings = settings_of(context)
-    logging.getLogger().setLevel(logging.DEBUG if settings.debug else logging.INFO)
+    logs.set_up(settings.log_format, node=settings.node, level=logging.DEBUG if settings.debug else logging.INFO)
     if settings.token_file is not None:
         read_token(settings.token_file)
         if settings.node is None:
@@ -55,7 +67,7 @@ def server(context: click.Context) -> None:
         token_file=settings.token_file,
     )
     host, port = listener.getsockname()[:2]
-    _log.info("serving at %s, port %d", host, port, extra={"action": "serving"})
+    _log.info("serving at %s, port %d", host, port, extra={"action": "serving", "port": port})
     try:
         sidecar.serve(application, listener)
     finally:

@@ -19,7 +19,7 @@ _GIVEN = "cli.options.given"
 EVERY = ("config", *(option.name for option in OPTIONS))
 """The names of all shared options."""
 
-FLEET = ("broker", "static-nodes", "schedule", "timezone", "listen", "token-file")
+FLEET = ("broker", "static-nodes", "schedule", "timezone", "listen", "token-file", "log-format")
 """Of those, what a single node does without."""
 
 NODE = tuple(name for name in EVERY if name not in FLEET)
@@ -73,7 +73,7 @@ def settings_of(context: click.Context) -> Settings:
     if settings.debug:
         logging.getLogger().setLevel(logging.DEBUG)
     # The broker's URL may hold a password.
-    _log.debug("settings: %s", replace(settings, broker="..."))
+    _log.debug("settings: %s", replace(settings, broker="..."), extra={"action": "settings"})
     return settings
 
 

@@ -119,6 +119,6 @@ def _fail_of_output(error: OSError) -> NoReturn:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    logging.getLogger(__name__).debug("the error in full", exc_info=sys.exc_info())
+    logging.getLogger(__name__).debug("the error in full", exc_info=sys.exc_info(), extra={"action": "error"})
     click.echo(f"cni-cleanup: {printable(' '.join(message.split()))}", err=True)
     sys.exit(status)

@@ -52,6 +52,8 @@ class Settings:
     listen: str = ":9010"
     #: Holds the bearer token for what the sidecar does not show or do for everybody; None turns that off.
     token_file: str | None = None
+    #: How the long-running processes log: `auto` is text on a terminal, and one JSON object a line elsewhere.
+    log_format: Literal["auto", "json", "text"] = "auto"
     #: Tell more on stderr.
     debug: bool = False
     #: The uid of the pod this runs in: the canary of a cluster.

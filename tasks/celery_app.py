@@ -232,4 +232,4 @@ class CleanupApp(Celery):
         return super().send_task(name, args, kwargs, **options)
 
 
-app = CleanupApp("cni-cleanup", include=("tasks.node_tasks", "tasks.sweep", "tasks.signs"))
+app = CleanupApp("cni-cleanup", include=("tasks.node_tasks", "tasks.sweep", "tasks.signs", "tasks.logs"))

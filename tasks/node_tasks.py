@@ -21,6 +21,7 @@ from tasks.celery_app import app
 from tasks.errors import Refused, WrongNode, refusing
 from tasks.ledger import Ledger, Sign, Summary, is_finished, open_ledger
 from tasks.polling import watching
+from workers.logs import log_end
 from workers.state import State
 
 _log = get_task_logger(__name__)
@@ -134,7 +135,8 @@ def _patiently(do: Callable[[Ledger], _T]) -> _T:
             with open_ledger(tries=0) as ledger:
                 return do(ledger)
         except RedisError as error:
-            _log.warning("the ledger takes nothing (%s): tried again in %g s", " ".join(str(error).split()), wait)
+            why = " ".join(str(error).split())
+            _log.warning("the ledger takes nothing (%s): tried again in %g s", why, wait, extra={"action": "ledger_away"})
         # The job's time limit ends it.
         time.sleep(wait)
         wait = min(2 * wait, 15.0)
@@ -181,10 +183,7 @@ def _clean(*, sweep_id: str | None, dry_run: bool, is_stopped: Callable[[], bool
     with refusing():
         report = clean(app.settings, sweep_id=sweep_id, dry_run=dry_run, is_stopped=is_stopped)
     # Celery calls a task succeeded that returned, and logs its result as one long line: what a person looks for stands here.
-    if report.aborted is not None:
-        _log.warning("the pass was aborted (%s): %s", report.aborted.reason, report.aborted.detail)
-    else:
-        _log.info("%d files removed, %d failed, of %d", report.count("removed"), report.count("failed"), len(report.items))
+    log_end(_log, report)
     return summary(report)
 
 

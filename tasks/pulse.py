@@ -62,7 +62,7 @@ class _Pulse(bootsteps.StartStopStep):
         try:
             self.beat(consumer)
         except Exception as error:  # noqa: BLE001  # whatever stands in Redis, the worker goes on
-            _log.warning("no sign of life reached Redis: %s: %s", type(error).__name__, error)
+            _log.warning("no sign of life reached Redis: %s: %s", type(error).__name__, error, extra={"action": "sign_failed"})
 
 
 class OfNode(_Pulse):

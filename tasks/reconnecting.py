@@ -16,6 +16,9 @@ _AGAIN_AFTER = 5.0
 _log = get_logger(__name__)
 
 
+_UNTOLD = {"action": "end_untold"}
+
+
 class Consumer(consumer.Consumer):
     """Goes on after two errors of which a worker would die while it has a job: of a lost connection, and of a full memory."""
 
@@ -31,7 +34,7 @@ class Consumer(consumer.Consumer):
             try:
                 super().on_connection_error_after_connected(exc)
             except AttributeError:
-                _log.debug("the lost connection was not closed in order", exc_info=True)
+                _log.debug("the lost connection was not closed in order", exc_info=True, extra={"action": "close_failed"})
         _wait_after(exc)
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
@@ -49,9 +52,14 @@ class Consumer(consumer.Consumer):
             try:
                 p(*args, **kwargs)
             except AttributeError:
-                _log.warning("a job has ended whose connection was lost: it comes again after the visibility timeout")
+                _log.warning(
+                    "a job has ended whose connection was lost: it comes again after the visibility timeout", extra=_UNTOLD
+                )
             except ResponseError as error:
-                _log.warning("a job has ended and Redis does not take note (%s): tried again in %g s", error, _AGAIN_AFTER)
+                again = _AGAIN_AFTER
+                _log.warning(
+                    "a job has ended and Redis does not take note (%s): tried again in %g s", error, again, extra=_UNTOLD
+                )
                 self.timer.call_after(_AGAIN_AFTER, acknowledge, args, kwargs)
 
         return super().call_soon_ack(acknowledge, *args, **kwargs)  # type: ignore[misc]  # the stubs know an older Celery

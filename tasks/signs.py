@@ -16,6 +16,8 @@ from tasks.ledger import Facts, Sign, What, open_ledger
 _AWAY = (RedisError, OperationalError, BatchPublishError, OSError)
 """What a sweep ends with when the broker was away for too long."""
 
+_UNSIGNED = {"action": "ledger_away"}
+
 _log = get_task_logger(__name__)
 
 
@@ -56,7 +58,7 @@ def _sign(what: What, args: Sequence[Any], kwargs: Mapping[str, Any], why: str) 
         with open_ledger(tries=1) as ledger:
             ledger.sign(names.sweep_id(sweep_id), node, Sign(what=what, at=time.time(), why=why))
     except (Refused, RedisError) as error:
-        _log.warning("the ledger does not have that this job was %s (%s): %s", what, why, error)
+        _log.warning("the ledger does not have that this job was %s (%s): %s", what, why, error, extra=_UNSIGNED)
 
 
 def _note_failed_sweep(sweep_id: str, why: str) -> None:
@@ -64,7 +66,7 @@ def _note_failed_sweep(sweep_id: str, why: str) -> None:
         with open_ledger(tries=1) as ledger:
             ledger.fail(sweep_id, why)
     except RedisError as error:
-        _log.warning("the ledger does not have that sweep %s failed (%s): %s", sweep_id, why, error)
+        _log.warning("the ledger does not have that sweep %s failed (%s): %s", sweep_id, why, error, extra=_UNSIGNED)
 
 
 def _note_expired_sweep(sweep_id: str, why: str) -> None:
@@ -75,4 +77,4 @@ def _note_expired_sweep(sweep_id: str, why: str) -> None:
                 ledger.begin(Facts(sweep_id=names.sweep_id(sweep_id), started=time.time(), dry_run=False))
                 ledger.fail(sweep_id, why)
     except (Refused, RedisError) as error:
-        _log.warning("the ledger does not have that sweep %s was discarded (%s): %s", sweep_id, why, error)
+        _log.warning("the ledger does not have that sweep %s was discarded (%s): %s", sweep_id, why, error, extra=_UNSIGNED)

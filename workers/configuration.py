@@ -330,6 +330,13 @@ OPTIONS: tuple[Option, ...] = (
         parse=_path,
     ),
     Option(
+        name="log-format",
+        field="log_format",
+        metavar="auto|json|text",
+        help="How the long-running processes log; auto is text on a terminal and JSON elsewhere. [auto]",
+        parse=_one_of("auto", "json", "text"),
+    ),
+    Option(
         name="debug",
         field="debug",
         metavar=None,

@@ -17,7 +17,7 @@ from cni.evidence import ApiEvidence, Look, RuntimeEvidence
 from cni.listing import Item, Listing, Network, Problem, Subject
 from cni.report import Outcome, Report, rfc3339
 from cni.settings import Settings
-from workers import reports
+from workers import logs, reports
 from workers.clock import STEP_SECONDS, Clock, SystemClock, last_step, offset_seconds, remember_clock
 from workers.disk import list_node
 from workers.journal import Journal
@@ -90,8 +90,9 @@ def clean(
             " --root of a copied tree"
         )
     course = Course()
-    with _uncollected(), node.catching_aborts(), node.state.pass_lock():
+    with logs.about(sweep_id=sweep_id, pass_id=node.pass_id), _uncollected(), node.catching_aborts(), node.state.pass_lock():
         with node.catching_aborts():
+            _log.info("a pass begins%s", ", a dry run" if node.policy.dry_run else "", extra={"action": "pass_begun"})
             stepped_at = remember_clock(node.state, clock)
             node.refuse_hold()
             node.tell_hold()

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import logging
 import os
 import random
 import time
@@ -16,6 +17,8 @@ from workers.disk import READ, stamp_of
 from workers.journal import Journal, record
 from workers.locking import LockProblem, network_locks
 from workers.paths import Root
+
+_log = logging.getLogger(__name__)
 
 BATCH_FILES = 64
 """Files that are announced together, and the most that are removed under one hold of the lock."""
@@ -86,6 +89,7 @@ class Remover:
         for index in _indexes(batch):
             outcomes.setdefault(index, "failed")
         self._note(items, outcomes)
+        self._tell(items, batch, outcomes)
         yield from outcomes.items()
 
     def _find(self, problem: LockProblem) -> None:
@@ -200,6 +204,34 @@ class Remover:
         # Announced, but not ours: what the plugin frees itself later must not come back by `restore`.
         self.journal.note("kept", kept, self.wall_ns())
         self.observe("recorded")
+
+    def _tell(self, items: Sequence[Item], batch: Sequence[Leak], outcomes: Mapping[int, Outcome]) -> None:
+        """One line for each file that is gone; the lock is free again, whoever reads the log may be slow."""
+        if not _log.isEnabledFor(logging.INFO):
+            return
+        for leak in batch:
+            for index in (*leak.reservations, *leak.leftovers):
+                if outcomes[index] == "removed":
+                    _log_removal(items[index], leak.decision.reason, self.pods.get(items[index].container_id or ""))
+
+
+def _log_removal(item: Item, reason: str, pod: str | None) -> None:
+    _log.info(
+        "removed %s: %s%s",
+        item.path,
+        reason,
+        f", of {pod}" if pod else "",
+        extra={
+            "action": "removed",
+            "path": item.path,
+            "kind": item.kind,
+            "network": item.network,
+            "ip": item.ip,
+            "container_id": item.container_id,
+            "reason": reason,
+            "pod": pod,
+        },
+    )
 
 
 def _batches(items: Sequence[Item], leaks: Iterable[Leak]) -> Iterator[tuple[Directories, list[Leak]]]:

@@ -336,6 +336,29 @@ def test_the_account_of_a_sweep_is_told_by_a_task(fleet: Fleet):
         fleet.ask("tasks.report", "nowhere")
 
 
+def log_of(fleet: Fleet, node: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in fleet.workers[node].log_end(10_000).splitlines()]
+
+
+def test_each_line_of_the_log_is_one_json_object_that_says_what_it_is_about(fleet: Fleet):
+    path = fleet.leak("node-3", "10.88.0.203", "7" * 64)
+    sweep_id = sweep(fleet, ["node-3"])
+
+    def of_sweep() -> list[dict[str, Any]]:
+        return [line for line in log_of(fleet, "node-3") if line["sweep_id"] == sweep_id]
+
+    # Celery says so when the ledger has the report already.
+    until(lambda: "succeeded" in of_sweep()[-1]["message"], what="the last line of the job")
+    begun, *removed, ended, succeeded = of_sweep()
+    assert (begun["action"], {line["action"] for line in removed}, ended["action"]) == ("pass_begun", {"removed"}, "pass_ended")
+    (line,) = (line for line in removed if line["path"].endswith(path))
+    assert line["reason"] == "absent"
+    assert {line["pass_id"] for line in (begun, *removed, ended)} == {begun["pass_id"]} != {succeeded["pass_id"]}
+    assert len(removed) == ended["removed"]
+    always = {"time", "level", "action", "message", "logger", "node", "sweep_id", "pass_id", "trace_id"}
+    assert all(always <= line.keys() for line in log_of(fleet, "node-3"))
+
+
 class TestASidecar:
     """It asks its own node's worker for a pass."""
 

@@ -55,6 +55,7 @@ VALUES: dict[str, list[tuple[str, Any]]] = {
     "timezone": [("Europe/Berlin", "Europe/Berlin"), ("UTC", "UTC"), ("America/New_York", "America/New_York")],
     "listen": [(":9010", ":9010"), ("127.0.0.1:0", "127.0.0.1:0"), ("[::1]:65535", "[::1]:65535")],
     "token-file": [("/a", "/a"), ("/b", "/b"), ("c", os.path.abspath("c"))],
+    "log-format": [("json", "json"), ("text", "text"), ("auto", "auto")],
     "debug": [("true", True), ("no", False), ("YES", True)],
 }
 
@@ -84,6 +85,7 @@ NONSENSE: dict[str, list[str]] = {
     "timezone": ["", "Mars/Olympus", "Europe", "../../etc/passwd", "/etc/localtime", "UTC ", "\udcff"],
     "listen": ["", "9010", "9010x", ":", ":port", ":-1", ":65536", ":999999", "a b:1", "h:1/2", "[::1]", "\u0661:1", ":\u0661", "http://h:1"],
     "token-file": ["", "a\0"],
+    "log-format": ["", "JSON", "logfmt"],
     "debug": ["", "perhaps", "2"],
 }  # fmt: skip
 

@@ -30,6 +30,7 @@ PROMISED = {
     "timezone": "UTC",
     "listen": ":9010",
     "token_file": None,
+    "log_format": "auto",
     "debug": False,
     "pod_uid": None,
     "in_cluster": False,

@@ -300,7 +300,7 @@ class Ledger:
         facts = _facts(sweep_id, meta)
         if facts is None:
             return None
-        known = {node.decode(): json.loads(reported[node]) if reports else {} for node in reported}
+        known = {node.decode(): _report(reported[node]) if reports else {} for node in reported}
         silent = sorted(_names(expected) - known.keys())
         return Snapshot(
             facts=facts,
@@ -398,6 +398,14 @@ def _facts(sweep_id: str, meta: Mapping[bytes, bytes]) -> Facts | None:
     if known.get("nodes") is not None:
         known["nodes"] = tuple(known["nodes"])
     return Facts(sweep_id=sweep_id, **known)
+
+
+def _report(text: bytes) -> Summary:
+    """What a node reported; an empty report where it is no JSON, so that it does not hide all the others."""
+    try:
+        return cast("Summary", json.loads(text))
+    except (ValueError, RecursionError):
+        return {}
 
 
 def _sign(text: bytes) -> Sign:

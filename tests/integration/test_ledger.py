@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import redis
 
+from tasks.account import document
 from tasks.ledger import KEPT_FOR, LEASE, Facts, Ledger, Progress, Sign, note_worker
 
 STARTED = 1_795_420_800.0
@@ -57,6 +58,17 @@ def test_a_report_comes_back_as_it_was(ledger: Ledger):
     assert ledger.report("s", "a") == FINISHED
     assert ledger.report("s", "b") is None
     assert ledger.report("t", "a") is None
+
+
+@pytest.mark.parametrize("text", [b"{", b"", b"\xff\xfe", b"[" * 100_000])
+def test_a_report_that_is_no_json_hides_no_other(ledger: Ledger, client: "redis.Redis", text: bytes):
+    begin(ledger, "a", "b")
+    ledger.record("s", "a", FINISHED)
+    client.hset("cni-cleanup:sweep:s", "b", text)
+    found = ledger.snapshot("s")
+    assert found is not None
+    assert found.reports == {"a": FINISHED, "b": {}}
+    assert {node["node"]: node["state"] for node in document(found, now=STARTED)["nodes"]}["b"] == "failed"
 
 
 def test_an_aborted_pass_does_not_hide_one_that_finished(ledger: Ledger):

@@ -1,6 +1,7 @@
 """The commands that ask for a sweep, follow it, stop it, and tell what became of it."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -111,11 +112,12 @@ def job(context: click.Context, /, **given: Any) -> None:
 @click.option("--sweep", "sweep_id", metavar="ID", help="This sweep. [the last one]")
 @click.option("--list", "as_list", is_flag=True, help="The sweeps of the last 30 days, one a line.")
 @click.option("--json", "as_json", is_flag=True, help="The account as JSON.")
+@click.option("--html", metavar="FILE", help="A page for a browser, which needs nothing but itself; - is standard output.")
 @click.pass_context
-def report(context: click.Context, *, sweep_id: str | None, as_list: bool, as_json: bool) -> None:
+def report(context: click.Context, *, sweep_id: str | None, as_list: bool, as_json: bool, html: str | None) -> None:
     """Show what became of the last sweep: per node cleaned, failed, missed, and why. It reads the ledger and asks no node.
 
-    Exit status: 0 it can be told; 1 it cannot; 2 there is no such sweep.
+    Exit status: 0 it can be told; 1 it cannot, or the page cannot be written; 2 there is no such sweep, or FILE cannot be.
     """
     from cli.show_sweep import show_account, show_list
     from tasks import names
@@ -124,7 +126,12 @@ def report(context: click.Context, *, sweep_id: str | None, as_list: bool, as_js
     settings = settings_of(context)
     if as_list and sweep_id is not None:
         raise UsageError("--list shows all sweeps and --sweep one: leave one of them out")
+    if html is not None and (as_list or as_json):
+        raise UsageError(f"--html is a page of one sweep, with all that there is: leave {'--list' if as_list else '--json'} out")
     wanted = None if sweep_id is None else names.sweep_id(sweep_id)
+    if html is not None:
+        _write_page(settings, wanted, html)
+        return
     with _ledger(settings) as ledger:
         if as_list:
             accounts = [account_of(ledger, one) for one in ledger.sweeps() if ledger.facts(one) is not None]
@@ -282,6 +289,28 @@ def _show(ledger: Any, sweep_id: str, *, as_json: bool) -> dict[str, Any] | None
     else:
         show_account(_console(), found)
     return found
+
+
+def _write_page(settings: Settings, sweep_id: str | None, file: str) -> None:
+    """Write the page of a sweep, of the last one where `sweep_id` is None.
+
+    Raises:
+        UsageError: there is no such sweep, or it cannot go to `file`.
+        CleanupError: it could not be written.
+    """
+    # Jinja2 is for this alone.
+    from cli.html.view import page
+    from cli.html.writing import STDOUT, check, render, write
+    from tasks import account
+    from tasks.sweep import snapshot_of
+
+    check(file)
+    with _ledger(settings) as ledger:
+        found = snapshot_of(ledger, sweep_id)
+    now = time.time()
+    write(file, render(page(found, account.document(found, now=now), now=now)))
+    if file != STDOUT:
+        click.echo(f"the page of sweep {found.facts.sweep_id}: {printable(os.path.abspath(file))}")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from tasks import account, broker, names
 from tasks.celery_app import NODE_JOB_EXPIRES, SOFT_TIME_LIMIT, app
 from tasks.discovery import CannotDiscover, Nodes, discover
 from tasks.errors import Refused
-from tasks.ledger import LEASE, Facts, Ledger, open_ledger, require_facts, unknown_sweep
+from tasks.ledger import LEASE, Facts, Ledger, Snapshot, open_ledger, require_facts, unknown_sweep
 
 if TYPE_CHECKING:
     from celery import Task
@@ -144,6 +144,15 @@ def account_of(ledger: Ledger, sweep_id: str | None) -> dict[str, Any]:
     Raises:
         Refused: there is no such sweep on record.
     """
+    return account.document(snapshot_of(ledger, sweep_id), now=time.time())
+
+
+def snapshot_of(ledger: Ledger, sweep_id: str | None) -> Snapshot:
+    """All that is known of a sweep, of the last one where `sweep_id` is None.
+
+    Raises:
+        Refused: there is no such sweep on record.
+    """
     if sweep_id is None:
         sweep_id = next(iter(ledger.sweeps()), None)
         if sweep_id is None:
@@ -151,7 +160,7 @@ def account_of(ledger: Ledger, sweep_id: str | None) -> dict[str, Any]:
     found = ledger.snapshot(sweep_id)
     if found is None:
         raise unknown_sweep(sweep_id)
-    return account.document(found, now=time.time())
+    return found
 
 
 def wanted_nodes(value: object) -> tuple[str, ...] | None:

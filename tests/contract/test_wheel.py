@@ -27,11 +27,13 @@ def test_the_wheel_holds_the_five_packages_and_nothing_else(wheel: zipfile.ZipFi
     assert sorted(top for top in tops if not top.endswith(".dist-info")) == PACKAGES
 
 
-def test_the_wheel_holds_every_module_and_the_demo_data_byte_for_byte(wheel: zipfile.ZipFile):
+def test_the_wheel_holds_every_module_the_page_and_the_demo_data_byte_for_byte(wheel: zipfile.ZipFile):
     sources = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     data = [path for path in (ROOT / "cli/demo/data").rglob("*") if path.is_file()]
+    page = [path for path in (ROOT / "cli/html").iterdir() if path.suffix in (".html", ".css")]
     assert data
-    for path in sources + data:
+    assert len(page) == 2
+    for path in sources + data + page:
         assert wheel.read(str(path.relative_to(ROOT))) == path.read_bytes()
 
 

@@ -190,6 +190,19 @@ FLEET = {
     "report of a sweep and of all": Bad(arguments=["report", "--list", "--sweep=a"], word="--list"),
     "report of no sweep's id": Bad(arguments=["report", "--sweep="], word="not the id of a sweep"),
     "report of a path": Bad(arguments=["report", "--sweep=../x"], word="not the id of a sweep"),
+    "page of all sweeps": Bad(arguments=["report", "--list", "--html={home}/page.html"], word="leave --list out"),
+    "page in JSON": Bad(arguments=["report", "--json", "--html=-"], word="leave --json out"),
+    "page of no sweep's id": Bad(arguments=["report", "--html={home}/page.html", "--sweep=../x"], word="not the id of a sweep"),
+    "page to a directory": Bad(arguments=["report", "--html={home}"], word="this is a directory"),
+    "page to no name": Bad(arguments=["report", "--html="], word="the name of a file"),
+    "page to a name that is too long": Bad(arguments=["report", f"--html={{home}}/{'x' * 300}"], word="File name too long"),
+    "page to a circle of links": Bad(arguments=["report", "--html={root}/loop"], prepare=looped, word="symbolic links"),
+    "page below no directory": Bad(arguments=["report", "--html={home}/none/page.html"], word="there is no directory"),
+    "page below a file": Bad(arguments=["report", "--html={pods}/page.html"], word="there is no directory"),
+    "page to a FIFO": Bad(arguments=["report", "--html={home}/fifo"], prepare=fifo, word="no regular file"),
+    "page to a device": Bad(arguments=["report", "--html=/dev/null"], word="no regular file"),
+    "page to a name with line ends": Bad(arguments=["report", "--html={home}/a\nb/c"], word="there is no directory"),
+    "page to a name that is not UTF-8": Bad(arguments=["report", "--html=/\udcff/page.html"], word="there is no directory"),
     "report with too much": Bad(arguments=["report", "last"], word="last"),
     "control without nodes": Bad(arguments=["control"], word="--static-nodes"),
     "control without nodes and API": Bad(arguments=["control", "--api=none"], word="--static-nodes"),
@@ -289,6 +302,19 @@ def test_wrong_usage_is_one_line_exit_2_and_nothing_is_done(node: Node, name: st
     assert bad.word in done.line
     assert (done.status, done.out) == (bad.status, "")
     assert node.everything() == before
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_page_that_may_not_be_written_is_one_line_and_what_is_there_stays(node: Node, *, there: bool):
+    page = node.home / "pages/page.html"
+    page.parent.mkdir()
+    if there:
+        page.write_text("old")
+    (page if there else page.parent).chmod(0o555)
+    done = node.run("report", f"--html={page}", before=powerless())
+    assert "it may not be written" in done.line
+    assert (done.status, done.out) == (2, "")
+    assert [path.read_text() for path in page.parent.iterdir()] == (["old"] if there else [])
 
 
 def without_lock(node: Node) -> None:

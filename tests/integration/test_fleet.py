@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,10 +20,11 @@ from cni.settings import Settings
 from tasks.celery_app import NODE_JOB_EXPIRES
 from tasks.errors import Refused, WrongNode
 from tasks.sweep import account_of
+from tests.support import browser
 from tests.support.fleet import DONE_WITHIN, Fleet, start_fleet
 from tests.support.http import get
 from tests.support.polling import until
-from tests.support.program import REPOSITORY, child_environment
+from tests.support.program import REPOSITORY, child_environment, run
 from tests.support.redis_server import find_server
 from tests.support.redis_server import running as redis_running
 from tests.support.sidecar import Sidecar, start_sidecar
@@ -409,6 +412,43 @@ class TestASidecar:
         assert "not finished within 0.5 s" in answer["reason"]
         expiries = [datetime.fromisoformat(one["headers"]["expires"]) for one in fleet.ledger.waiting("node.node-down")]
         assert min(expiries) < datetime.now(UTC) + timedelta(seconds=1)
+
+
+def test_the_page_of_a_sweep_has_its_numbers_in_a_browser(fleet: Fleet, tmp_path: Path):
+    fleet.leak("node-1", "10.88.9.7", "7" * 64)
+    sweep_id = sweep(fleet, ["node-1", "node-2", "node-4"])
+    account = account_of(fleet.ledger, sweep_id)
+    file = tmp_path / "page.html"
+    done = run("report", "--sweep", sweep_id, "--html", file, f"--broker={fleet.broker}", home=tmp_path)
+    assert (done.status, done.err) == (0, "")
+    assert done.out == f"the page of sweep {sweep_id}: {file}\n"
+    shown = re.sub(r"<style>.*?</style>|<[^>]*>", "\n", browser.dom(file), flags=re.DOTALL)
+    lines = [line.strip() for line in shown.splitlines() if line.strip()]
+    assert "1 node of 3 needs a person" in lines
+    assert sweep_id in lines
+    # node-4 has leaks, and the dry run in its own settings.
+    assert (account["cleaned"], account["failed"]) == (2, 1)
+    assert "its own settings have the dry run on" in shown
+    totals = account["totals"]
+    leaked, of_all = lines.index("Leaked"), f"of {totals['reservations']} reservations"
+    assert lines[leaked + 1 : leaked + 3] == [str(totals["leaked"]), of_all]
+    assert lines[lines.index("Removed") + 1] == str(totals["removed"])
+    for node in account["nodes"]:
+        told = lines[max(place for place, line in enumerate(lines) if line == node["node"]) :]
+        told = told[told.index(node["state"]) + 1 :]
+        assert told[:5] == [str(node[name]) for name in ("reservations", "keep", "undecided", "leaked", "removed")]
+    reports = [fleet.ledger.report(sweep_id, node["node"]) for node in account["nodes"]]
+    assert f"{sum(row['files'] for report in reports if report for row in report['counts'])} files of all kinds" in shown
+    standard = run("report", "--html", "-", "--sweep", sweep_id, f"--broker={fleet.broker}", home=tmp_path)
+    assert (standard.status, standard.err) == (0, "")
+    moment = re.compile(r"[0-9:]{8} UTC")
+    assert moment.sub("", standard.out) == moment.sub("", file.read_text(encoding="utf-8"))
+
+
+def test_a_page_of_a_sweep_that_is_not_on_record_is_wrong_usage_and_no_file(fleet: Fleet, tmp_path: Path):
+    done = run("report", "--sweep=nowhere", "--html", tmp_path / "page.html", f"--broker={fleet.broker}", home=tmp_path)
+    assert "no sweep nowhere is on record" in done.line
+    assert (done.status, done.out, list(tmp_path.iterdir())) == (2, "", [])
 
 
 def test_a_stopped_worker_ends_with_status_zero_and_leaves_what_is_queued(fleet: Fleet):

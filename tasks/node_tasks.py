@@ -21,6 +21,7 @@ from tasks.celery_app import app
 from tasks.errors import Refused, WrongNode, refusing
 from tasks.ledger import Ledger, Sign, Summary, is_finished, open_ledger
 from tasks.polling import watching
+from tasks.told import Told
 from workers.logs import log_end
 from workers.state import State
 
@@ -41,7 +42,7 @@ def clean_node(
     node: str,
     dry_run: bool = False,  # noqa: FBT001, FBT002  # a message's arguments have their order by contract
     sweep_id: str | None = None,
-) -> Summary:
+) -> Told:
     """One pass on this node; its report without the files. A pass that was aborted is a report like any other.
 
     With a sweep id the report is written to the ledger; a node that finished a pass for this sweep before answers with that
@@ -54,12 +55,12 @@ def clean_node(
     _check_node(node)
     only_look = names.flag("dry_run", dry_run)
     if sweep_id is None:
-        return _clean(sweep_id=None, dry_run=only_look)
-    return _clean_for_sweep(names.sweep_id(sweep_id), node, dry_run=only_look)
+        return Told(_clean(sweep_id=None, dry_run=only_look))
+    return Told(_clean_for_sweep(names.sweep_id(sweep_id), node, dry_run=only_look))
 
 
 @app.task(name=names.SCAN_NODE, throws=(Refused,))
-def scan_node(node: str) -> Summary:
+def scan_node(node: str) -> Told:
     """One look at this node, which changes nothing; its report without the files.
 
     Raises:
@@ -70,7 +71,7 @@ def scan_node(node: str) -> Summary:
 
     _check_node(node)
     with refusing():
-        return summary(scan(app.settings))
+        return Told(summary(scan(app.settings)))
 
 
 def _clean_for_sweep(sweep_id: str, node: str, *, dry_run: bool) -> Summary:

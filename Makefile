@@ -3,7 +3,8 @@
 # make bench   what is claimed about speed and footprint, measured
 # make bench-fleet  the same of the fleet: 5,000 nodes on one Redis, and what an idle worker takes
 # make venv    only .venv, with all that development needs
-# make pins    resolve requirements/*.txt anew from pyproject.toml
+# make exporter  .venv-exporter, with the Prometheus exporter for Celery
+# make pins    resolve requirements/*.txt anew from pyproject.toml and requirements/exporter.in
 # make clean   remove what the others made
 # PYTHON=...   the Python to make .venv with; else the first of python3.13, python3.12, python3.11, python3
 
@@ -15,8 +16,11 @@ SHELL := /bin/bash
 
 venv := .venv
 bin := $(venv)/bin
+# The exporter pins other versions of what the program itself is made with.
+exporter := .venv-exporter
 # --no-compile: byte-compiling everything that is installed takes longer than importing what is used.
-pip := $(bin)/python -m pip --disable-pip-version-check install --no-compile --prefer-binary
+pip_install := -m pip --disable-pip-version-check install --no-compile --prefer-binary
+pip := $(bin)/python $(pip_install)
 # All that the demo needs is among the pins of development: where those are installed, they serve it too.
 demo_pins := $(if $(wildcard $(venv)/installed-dev),dev,demo)
 
@@ -24,14 +28,14 @@ demo_pins := $(if $(wildcard $(venv)/installed-dev),dev,demo)
 fleet_tests := $(wildcard $(addprefix tests/,integration/test_chaos_*.py $(patsubst %,integration/test_%.py,beat companion fleet \
   health idle_worker tls) e2e/test_guards.py))
 
-.PHONY: help venv demo test bench bench-fleet pins clean
+.PHONY: help venv exporter demo test bench bench-fleet pins clean
 
 help:
 	@sed -n -e 's/^# \(make \|PYTHON=\)/\1/p' Makefile
 
 # Another PYTHON than the one that .venv was made with would be ignored.
 made_with := $(shell cat $(venv)/made 2>/dev/null)
-ifneq ($(and $(PYTHON),$(made_with),$(filter-out help clean pins,$(or $(MAKECMDGOALS),help))),)
+ifneq ($(and $(PYTHON),$(made_with),$(filter-out help clean exporter pins,$(or $(MAKECMDGOALS),help))),)
 ifneq ($(shell PYTHON='$(PYTHON)' tools/find-python),$(made_with))
 $(error $(venv) was made with $(made_with): make clean first, or leave PYTHON=$(PYTHON) out)
 endif
@@ -52,10 +56,24 @@ $(venv)/installed-%: requirements/%.txt pyproject.toml | $(venv)/made
 
 venv: $(venv)/installed-dev
 
+# The package allows no Python 3.13 yet, and runs on it: the test of it does so wherever this Python is one.
+$(exporter)/installed: requirements/exporter.txt | tools/find-python
+	@python="$$(tools/find-python)"
+	echo "== making $(exporter) with $$python"
+	rm -rf $(exporter)
+	"$$python" -m venv $(exporter)
+	$(exporter)/bin/python $(pip_install) --quiet --ignore-requires-python --require-hashes -r requirements/exporter.txt || {
+	  echo "$(exporter) was not made: requirements/exporter.txt could not be installed. Is the package index within reach?" >&2
+	  exit 1
+	}
+	touch $@
+
+exporter: $(exporter)/installed
+
 demo: $(venv)/installed-$(demo_pins)
 	@$(bin)/cni-cleanup demo --nodes 3
 
-test: $(venv)/installed-dev
+test: $(venv)/installed-dev $(exporter)/installed
 	@echo "== ruff check"
 	$(bin)/ruff check .
 	echo "== ruff format --check"
@@ -93,15 +111,16 @@ pins: tools/find-python
 	  echo "== resolving requirements/$$1.txt"
 	  "$$scratch/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make pins' \
-	    --output-file requirements/$$1.txt "$${@:2}" pyproject.toml
+	    --output-file requirements/$$1.txt "$${@:2}"
 	}
-	compile dev --upgrade --all-extras --group build
-	compile demo --upgrade --constraint requirements/dev.txt --extra demo --group build
-	compile run --upgrade --constraint requirements/dev.txt
+	compile dev --upgrade --all-extras --group build pyproject.toml
+	compile demo --upgrade --constraint requirements/dev.txt --extra demo --group build pyproject.toml
+	compile run --upgrade --constraint requirements/dev.txt pyproject.toml
+	compile exporter --upgrade requirements/exporter.in
 	! grep -n '://' requirements/*.txt
 
 clean:
-	@rm -rf $(venv) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache bench/pass
+	@rm -rf $(venv) $(exporter) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache bench/pass
 	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .ONESHELL:

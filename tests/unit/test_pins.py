@@ -13,10 +13,13 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 BUILD = PROJECT["build-system"]["requires"]
 
+EXPORTER = [line for line in (ROOT / "requirements/exporter.in").read_text().splitlines() if line and not line.startswith("#")]
+
 WANTED = {
     "run": PROJECT["project"]["dependencies"],
     "demo": PROJECT["project"]["dependencies"] + EXTRAS["demo"] + BUILD,
     "dev": PROJECT["project"]["dependencies"] + [line for extra in EXTRAS.values() for line in extra] + BUILD,
+    "exporter": EXPORTER,
 }
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cli.demo import redis_server, show
+from cli.demo import flower, redis_server, show
+from cli.demo.flower import Flower
 from cli.demo.nodes import Node, make, write_environment
 from cli.demo.processes import Interrupted, Processes, running
 from cli.following import follow
@@ -38,7 +39,7 @@ _SWEPT_WITHIN = 60.0
 _COMMAND_WITHIN = 30.0
 """Seconds until a command must end."""
 
-_ELSEWHERE = ("CNI_CLEANUP_", "CELERY_", "KUBE", "NODE_NAME", "POD_UID")
+_ELSEWHERE = ("CNI_CLEANUP_", "CELERY_", "FLOWER_", "KUBE", "NODE_NAME", "POD_UID")
 """How the variables begin that would tell the demo's processes of another cluster."""
 
 _CONTAINER_ID = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
@@ -79,6 +80,8 @@ def _run(count: int, directory: Path, processes: Processes, console: Console, *,
     with console.status("starting the workers, control and Beat"):
         _start_fleet(nodes, broker, processes)
     show.step(console, "fleet", f"{count} worker{'s' if count > 1 else ''}, control and Beat answer")
+    # Before the sweep: Flower knows only of what happens while it runs.
+    watched = start_flower(broker, processes, console) if keep else None
 
     before = {node.name: node.reservations() for node in nodes}
     show.verdicts(console, "Before", (document(scan(node.settings(broker))) for node in nodes))
@@ -98,7 +101,7 @@ def _run(count: int, directory: Path, processes: Processes, console: Console, *,
     else:
         show.step(console, "right", "leaked files gone, live ones there, and one came back, byte by byte")
     if keep:
-        _wait(nodes, broker, directory, console)
+        _wait(nodes, broker, directory, console, watched)
     else:
         show.step(console, "stopping", "every process; --keep would leave them running")
     return 0 if right else 1
@@ -131,6 +134,21 @@ def _start_fleet(nodes: Sequence[Node], broker: str, processes: Processes) -> No
 
     if not processes.wait_for(ready, within=_READY_WITHIN):
         raise CleanupError(f"no answer within {_READY_WITHIN:.0f} s from {', '.join(sorted(waited_for))}")
+
+
+def start_flower(broker: str, processes: Processes, console: Console) -> Flower | None:
+    """Start Flower, if it is installed.
+
+    Raises:
+        CleanupError: it does not answer.
+    """
+    if not flower.is_installed():
+        show.step(console, "flower", "is not installed: pip install 'cni-cleanup[flower]' adds a page of all this")
+        return None
+    with console.status("starting Flower"):
+        started = flower.start(processes, _environment({"CNI_CLEANUP_BROKER": broker}), _PACKAGES)
+    show.step(console, "flower", f"{started.url}, user {started.user}, password {started.password}")
+    return started
 
 
 def _sweep(console: Console, processes: Processes) -> None:
@@ -169,13 +187,15 @@ def _restore(node: Node, before: Mapping[str, bytes], broker: str, console: Cons
     return done.returncode == 0 and node.reservations().get(path) == before[path]
 
 
-def _wait(nodes: Sequence[Node], broker: str, directory: Path, console: Console) -> None:
+def _wait(nodes: Sequence[Node], broker: str, directory: Path, console: Console, watched: Flower | None) -> None:
     """Say what can be tried, and leave the cluster running until somebody ends it."""
     node = nodes[-1].name
     bin_directory = Path(sys.executable).parent
     celery = f"{bin_directory / 'celery'} -A tasks"
+    page = () if watched is None else (f"Flower, workers and jobs in a browser: {watched.url_with_password}",)
     for line in (
         "",
+        *page,
         "All of it is still running. In another terminal:",
         f"  export CNI_CLEANUP_BROKER={broker}",
         f"  {celery} call tasks.scan_node --args '[\"{node}\"]'",

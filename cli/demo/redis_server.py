@@ -42,7 +42,7 @@ def start(server: Path, processes: Processes, directory: Path) -> str:
     Raises:
         CleanupError: it does not start; the message ends with its log.
     """
-    port = _free_port()
+    port = free_port()
     command = [str(server), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)]
     process = processes.start("redis", [*command, "--save", "", "--appendonly", "no"])
     with redis.Redis(port=port, retry=Retry(NoBackoff(), 0)) as client:
@@ -59,7 +59,8 @@ def start(server: Path, processes: Processes, directory: Path) -> str:
     return f"redis://127.0.0.1:{port}/0"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,17 +1,21 @@
 """`cni-cleanup demo` as a process: it shows what it promises, and leaves nothing behind."""
 
 import ipaddress
+import json
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cli.demo import flower as demo_flower
+from cli.demo.flower import Flower
 from cli.demo.redis_server import find_server
 from cni.errors import CleanupError
 from tests.support.polling import until
@@ -146,6 +150,7 @@ def test_it_says_which_process_ended_and_stops_the_others(demos: list[Demo], tmp
 
 
 def test_kept_it_answers_to_what_it_says_can_be_tried(demos: list[Demo], tmp_path: Path):
+    require(demo_flower.is_installed(), "Flower is missing: make venv")
     demo = Demo(tmp_path, "--nodes", "1", "--keep")
     demos.append(demo)
 
@@ -173,11 +178,27 @@ def test_kept_it_answers_to_what_it_says_can_be_tried(demos: list[Demo], tmp_pat
     assert "released" in done.stdout
     # Those that came back just now are still young, the one that the demo put back is not.
     assert re.search(r"^reservations: [1-3] removed$", done.stdout, re.MULTILINE)
+    assert_flower_shows_the_sweep(demo)
 
     demo.process.send_signal(signal.SIGINT)
     until(demo.ended, seconds=READY_WITHIN, what="the end of the demo")
     assert demo.process.returncode == 0
     assert_nothing_left(demo)
+
+
+def assert_flower_shows_the_sweep(demo: Demo) -> None:
+    """By the URL that the demo gives, and to nobody who does not have it."""
+    (found,) = re.findall(r"^Flower, .*: http://(.+):(.+)@127\.0\.0\.1:(\d+)/$", demo.output, re.MULTILINE)
+    user, password, port = found
+    flower = Flower(port=int(port), user=user, password=password)
+    assert flower.status("/tasks", as_user=True) == 200
+    assert flower.status("/tasks", as_user=False) == 401
+    request = urllib.request.Request(f"{flower.url}api/tasks", headers={"Authorization": flower.authorization})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=READY_WITHIN) as response:  # noqa: S310  # ours, on loopback
+        jobs = json.load(response).values()
+    assert {("tasks.sweep", "SUCCESS"), ("tasks.clean_node", "SUCCESS")} <= {(job["name"], job["state"]) for job in jobs}
+    demo.watch()
+    assert all(ipaddress.ip_address(address).is_loopback for address in demo.addresses)
 
 
 def test_a_redis_that_does_not_start_says_why(demos: list[Demo], tmp_path: Path):

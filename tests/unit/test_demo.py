@@ -1,11 +1,16 @@
 """The demo's parts that need no process: its nodes, and how it judges what became of them."""
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from cli.demo import start_flower
 from cli.demo.nodes import make, write_environment
+from cli.demo.processes import Processes
 from cli.demo.show import check
 from workers.configuration import environment_of, load_settings
 
@@ -56,3 +61,13 @@ def test_a_live_reservation_that_was_changed_is_not_there(tmp_path: Path, data: 
     found = check(node, before, after)
     assert found.live_there == found.live - 1
     assert not found.right
+
+
+def test_without_flower_one_line_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # As Python marks a module that must not be found.
+    monkeypatch.setitem(sys.modules, "flower", None)
+    said = io.StringIO()
+    assert start_flower("redis://127.0.0.1:1/0", Processes(tmp_path), Console(file=said, width=80)) is None
+    assert said.getvalue().count("\n") == 1
+    assert "pip install 'cni-cleanup[flower]'" in said.getvalue()
+    assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@
 # make bench-fleet  the same of the fleet: 5,000 nodes on one Redis, and what an idle worker takes
 # make venv    only .venv, with all that development needs
 # make exporter  .venv-exporter, with the Prometheus exporter for Celery
+# make pictures  take the pictures of the documentation anew; wants Chromium
 # make pins    resolve requirements/*.txt anew from pyproject.toml and requirements/exporter.in
 # make clean   remove what the others made
 # PYTHON=...   the Python to make .venv with; else the first of python3.13, python3.12, python3.11, python3
@@ -28,7 +29,7 @@ demo_pins := $(if $(wildcard $(venv)/installed-dev),dev,demo)
 fleet_tests := $(wildcard $(addprefix tests/,integration/test_chaos_*.py $(patsubst %,integration/test_%.py,beat companion fleet \
   health idle_worker tls) e2e/test_guards.py))
 
-.PHONY: help venv exporter demo test bench bench-fleet pins clean
+.PHONY: help venv exporter demo test bench bench-fleet pictures pins clean
 
 help:
 	@sed -n -e 's/^# \(make \|PYTHON=\)/\1/p' Makefile
@@ -98,6 +99,9 @@ bench: $(venv)/installed-$(demo_pins)
 
 bench-fleet: $(venv)/installed-$(demo_pins)
 	@$(bin)/python bench/fleet.py
+
+pictures: $(venv)/installed-dev
+	@$(bin)/python tools/pictures.py docs/pictures
 
 # uv is not among the pins: it is only needed here. The development pins come first and bind the others, so that one
 # .venv can serve all. The versions that are found do not depend on this machine or its Python (--universal).

@@ -271,7 +271,8 @@ def _ask(ledger: Ledger, facts: Facts, lease: str) -> dict[str, Any]:
 
 
 def _answer(facts: Facts, *, expected: int, asked: int, stopped: bool) -> dict[str, Any]:
-    return {"sweep_id": facts.sweep_id, "expected": expected, "asked": asked, "dry_run": facts.dry_run, "stopped": stopped}
+    # In this order: a list of jobs shows the beginning only, and the sweep's id stands beside it.
+    return {"asked": asked, "expected": expected, "dry_run": facts.dry_run, "stopped": stopped, "sweep_id": facts.sweep_id}
 
 
 def _expect(ledger: Ledger, facts: Facts) -> frozenset[str]:

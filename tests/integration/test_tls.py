@@ -18,6 +18,8 @@ from redbeat.schedulers import get_redis  # type: ignore[import-untyped]  # it h
 from redis.exceptions import RedisError
 
 import beat
+from cli.demo import flower
+from cli.demo.flower import Flower
 from cli.demo.processes import Process, Processes, running
 from cni.settings import Settings
 from tasks import broker
@@ -25,6 +27,7 @@ from tasks.celery_app import CleanupApp
 from tasks.errors import BrokerAway, Refused
 from tests.support.api_server import refusing_port
 from tests.support.fleet import Fleet, client_of, start_fleet
+from tests.support.flower import answer, documented_tls, start_exporter, start_flower, wait_for_answer
 from tests.support.polling import until
 from tests.support.program import COMMAND, REPOSITORY, TIMEOUT, Done, child_environment, run
 from tests.support.redis_server import find_server
@@ -310,6 +313,41 @@ def test_where_clients_need_no_certificate_the_servers_is_checked_all_the_same(s
             assert client.ping()
         with pytest.raises(BrokerAway, match="Hostname mismatch"):
             broker.require(another.url(host="localhost", without=("ssl_certfile", "ssl_keyfile")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watchers:
+    """Flower and celery-exporter, and an exporter that knows the server by another name than its certificate has."""
+
+    flower: Flower
+    exporter: str
+    mistaken: Process
+
+
+@pytest.fixture(scope="class")
+def watchers(fleet: Fleet, secured: Secured, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watchers]:
+    require(flower.is_installed(), "Flower is missing: make venv")
+    with running(tmp_path_factory.mktemp("watchers")) as processes:
+        exporter, _ = start_exporter(processes, fleet.broker + documented_tls())
+        _, mistaken = start_exporter(processes, secured.url(host="localhost") + documented_tls())
+        yield Watchers(flower=start_flower(processes, fleet.broker), exporter=exporter, mistaken=mistaken)
+
+
+class TestWhoWatches:
+    def test_the_exporter_takes_no_server_of_another_name_for_it(self, watchers: Watchers):
+        until(lambda: "Hostname mismatch" in watchers.mistaken.log_end(), seconds=WITHIN, what="the refusal")
+
+    def test_the_exporter_counts(self, watchers: Watchers):
+        wait_for_answer(f"{watchers.exporter}health")
+        assert 'celery_queue_length{queue_name="node.node-1"}' in answer(f"{watchers.exporter}metrics")[1]
+
+    def test_flower_shows_the_queues_and_not_the_password(self, watchers: Watchers):
+        wait_for_answer(f"{watchers.flower.url}healthcheck")
+        workers = answer(f"{watchers.flower.url}api/workers?refresh=1&workername=node@node-1", watchers.flower)
+        broker_page = answer(f"{watchers.flower.url}broker", watchers.flower)
+        assert workers[0] == broker_page[0] == 200
+        assert "node.node-1" in broker_page[1]
+        assert not [word for word in (PASSWORD, ESCAPED) if word in workers[1] + broker_page[1]]
 
 
 class TestTheFiles:

@@ -183,7 +183,7 @@ def _clean(*, sweep_id: str | None, dry_run: bool, is_stopped: Callable[[], bool
 
     with refusing():
         report = clean(app.settings, sweep_id=sweep_id, dry_run=dry_run, is_stopped=is_stopped)
-    # Celery calls a task succeeded that returned, and logs its result as one long line: what a person looks for stands here.
+    # Celery calls a task succeeded that returned: that a pass was aborted stands out here alone.
     log_end(_log, report)
     return summary(report)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cli.demo.flower import Flower
 from tests.support.browser import screenshot
-from tests.support.program import child_environment
+from tests.support.program import REPOSITORY, child_environment
 
 NODES = 3
 
@@ -50,9 +50,22 @@ class Picture:
     wait_ms: int = 4000
 
 
+def report_page(demo: Demo) -> Path:
+    """The page of the demo's sweep.
+
+    Raises:
+        subprocess.CalledProcessError: it is not made.
+    """
+    page = demo.directory / "report.html"
+    own = child_environment({"CNI_CLEANUP_BROKER": demo.broker})
+    subprocess.run([sys.executable, "-m", "cli", "report", "--html", page], env=own, cwd=REPOSITORY, check=True)
+    return page
+
+
 PICTURES = (
     Picture("flower-workers.png", (1200, 690), lambda demo: f"{demo.flower.url_with_password}workers"),
     Picture("flower-tasks.png", (1200, 590), lambda demo: f"{demo.flower.url_with_password}tasks"),
+    Picture("report.png", (1200, 1010), report_page, wait_ms=0),
 )
 
 
@@ -85,7 +98,7 @@ def running_demo(directory: Path) -> Iterator[Demo]:
         process = subprocess.Popen(
             [sys.executable, "-m", "cli", "demo", "--nodes", str(NODES), "--keep"],
             env=child_environment({"PYTHONUNBUFFERED": "1", "TMPDIR": os.fspath(directory)}),
-            cwd=Path(__file__).parents[1],
+            cwd=REPOSITORY,
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cli.demo import flower, redis_server, show
+from cli.demo import flower, redis_server, show, sidecars
 from cli.demo.flower import Flower
 from cli.demo.nodes import Node, make, write_environment
 from cli.demo.processes import Interrupted, Processes, running
+from cli.demo.sidecars import Sidecars
 from cli.following import follow
 from cni.errors import CleanupError
 from cni.report import document
@@ -82,6 +83,7 @@ def _run(count: int, directory: Path, processes: Processes, console: Console, *,
     show.step(console, "fleet", f"{count} worker{'s' if count > 1 else ''}, control and Beat answer")
     # Before the sweep: Flower knows only of what happens while it runs.
     watched = start_flower(broker, processes, console) if keep else None
+    beside = _start_sidecars(nodes, broker, directory, processes, console) if keep else None
 
     before = {node.name: node.reservations() for node in nodes}
     show.verdicts(console, "Before", (document(scan(node.settings(broker))) for node in nodes))
@@ -101,7 +103,7 @@ def _run(count: int, directory: Path, processes: Processes, console: Console, *,
     else:
         show.step(console, "right", "leaked files gone, live ones there, and one came back, byte by byte")
     if keep:
-        _wait(nodes, broker, directory, console, watched)
+        _wait(nodes, broker, directory, console, watched, beside)
     else:
         show.step(console, "stopping", "every process; --keep would leave them running")
     return 0 if right else 1
@@ -151,6 +153,21 @@ def start_flower(broker: str, processes: Processes, console: Console) -> Flower 
     return started
 
 
+def _start_sidecars(nodes: Sequence[Node], broker: str, directory: Path, processes: Processes, console: Console) -> Sidecars:
+    with console.status("starting the sidecars"):
+        started = sidecars.start(
+            nodes,
+            broker,
+            processes,
+            directory,
+            command=_command("server"),
+            environment=_environment,
+            packages=_PACKAGES,
+        )
+    show.step(console, "sidecars", f"metrics of each node, {', '.join(f'{url}/metrics' for url in started.urls)}")
+    return started
+
+
 def _sweep(console: Console, processes: Processes) -> None:
     """One sweep through Celery, with a bar that the ledger moves.
 
@@ -187,12 +204,19 @@ def _restore(node: Node, before: Mapping[str, bytes], broker: str, console: Cons
     return done.returncode == 0 and node.reservations().get(path) == before[path]
 
 
-def _wait(nodes: Sequence[Node], broker: str, directory: Path, console: Console, watched: Flower | None) -> None:
+def _wait(
+    nodes: Sequence[Node], broker: str, directory: Path, console: Console, watched: Flower | None, beside: Sidecars | None
+) -> None:
     """Say what can be tried, and leave the cluster running until somebody ends it."""
     node = nodes[-1].name
     bin_directory = Path(sys.executable).parent
     celery = f"{bin_directory / 'celery'} -A tasks"
     page = () if watched is None else (f"Flower, workers and jobs in a browser: {watched.url_with_password}",)
+    by_http = (
+        ()
+        if beside is None
+        else (f"  {bin_directory / 'cni-cleanup'} job --urlserver {','.join(beside.urls)} --token-file {beside.token_file}",)
+    )
     for line in (
         "",
         *page,
@@ -202,7 +226,8 @@ def _wait(nodes: Sequence[Node], broker: str, directory: Path, console: Console,
         f"  {celery} result ID    # of what call has printed",
         f"  {celery} inspect ping",
         f"  {bin_directory / 'cni-cleanup'} job --autodiscover --spread 0s",
-        f"  {bin_directory / 'cni-cleanup'} report",
+        f"  {bin_directory / 'cni-cleanup'} report    # --html FILE for a page of it",
+        *by_http,
         f"  . {directory / node / 'env'}; PATH={bin_directory}:$PATH    # {node}'s settings, for the following",
         "  cni-cleanup restore              # all that the sweep removed on it comes back, and is held",
         "  cni-cleanup restore --release    # until this",

@@ -179,6 +179,13 @@ def test_kept_it_answers_to_what_it_says_can_be_tried(demos: list[Demo], tmp_pat
     # Those that came back just now are still young, the one that the demo put back is not.
     assert re.search(r"^reservations: [1-3] removed$", done.stdout, re.MULTILINE)
     assert_flower_shows_the_sweep(demo)
+    (by_http,) = (line for line in advice if "--urlserver" in line)
+    done = subprocess.run(shlex.split(by_http), cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Done" in done.stdout
+    (metrics,) = re.findall(r"^sidecars +metrics of each node, (http://\S+)$", demo.output, re.MULTILINE)
+    with urllib.request.urlopen(metrics, timeout=READY_WITHIN) as response:  # noqa: S310  # ours, on loopback
+        assert b'cni_cleanup_passes_total{result="ok"}' in response.read()
 
     demo.process.send_signal(signal.SIGINT)
     until(demo.ended, seconds=READY_WITHIN, what="the end of the demo")

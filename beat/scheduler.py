@@ -9,8 +9,9 @@ from typing import Any
 from beat.schedule import cron, time_zone
 from cni.errors import CleanupError
 from cni.settings import Settings
-from tasks import app, broker, logs, names
+from tasks import app, broker, logs, names, tracing
 from tasks.celery_app import SWEEP_EXPIRES
+from workers import tracing as spans
 
 ENTRY = "weekly-sweep"
 """The schedule's only entry, as redbeat keeps it in Redis."""
@@ -75,6 +76,9 @@ def start(settings: Settings, *, loglevel: str = "INFO") -> None:
         # Celery has logged it in full.
         why = " ".join(str(error).split())
         raise CleanupError(f"the scheduler ended ({why}): start it again, it catches up with what was due meanwhile") from error
+    finally:
+        spans.end()
 
 
 app.add_defaults(lambda: configuration(app.settings))
+tracing.in_beat()

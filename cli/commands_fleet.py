@@ -28,7 +28,7 @@ def worker(context: click.Context, *, check: bool) -> None:
 
 
 @click.command(short_help="Run the worker that does the sweeps.", epilog=MORE)
-@shared_options("broker", "static-nodes", "api", "log-format", "config", "debug")
+@shared_options("broker", "static-nodes", "api", "log-format", "jaegerurl", "config", "debug")
 @click.pass_context
 def control(context: click.Context) -> None:
     """Run the worker that does the sweeps: it asks every node for one pass."""
@@ -39,7 +39,7 @@ def control(context: click.Context) -> None:
 
 
 @click.command(short_help="Run the scheduler.", epilog=MORE)
-@shared_options("broker", "schedule", "timezone", "log-format", "config", "debug")
+@shared_options("broker", "schedule", "timezone", "log-format", "jaegerurl", "config", "debug")
 @click.pass_context
 def beat(context: click.Context) -> None:
     """Run the scheduler: it asks for a sweep when one is due."""

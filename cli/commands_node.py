@@ -16,7 +16,7 @@ from cni.listing import Problem
 from cni.names import printable
 from cni.report import Report, file_rows, summary
 from cni.settings import Settings
-from workers import node, restoring
+from workers import node, restoring, tracing
 from workers.clock import SystemClock
 from workers.paths import Root
 from workers.state import State
@@ -39,7 +39,7 @@ _HINTS: dict[Problem, str] = {
 @click.pass_context
 def scan(context: click.Context, *, as_json: bool, fail_on_leak: bool) -> None:
     """Read and explain, on one look; change nothing."""
-    settings = settings_of(context)
+    settings = _traced(context, "scan")
     report = node.scan(settings)
     if as_json:
         _print_json(report)
@@ -58,7 +58,7 @@ def scan(context: click.Context, *, as_json: bool, fail_on_leak: bool) -> None:
 @click.pass_context
 def clean(context: click.Context, *, as_json: bool) -> None:
     """One pass over this node: remove what two looks prove to be leaked."""
-    settings = settings_of(context)
+    settings = _traced(context, "clean")
     clock = _ShowingClock() if sys.stderr.isatty() else SystemClock()
     report = node.clean(settings, clock=clock, observe=_log_step)
     if as_json:
@@ -102,6 +102,14 @@ def restore(context: click.Context, *, pass_id: str | None, ip: str | None, as_l
     show_restored(_console(), results, release=_command(settings, "restore", "--release"))
     if any(result.outcome != "restored" for result in results):
         sys.exit(1)
+
+
+def _traced(context: click.Context, role: str) -> Settings:
+    """The settings of a command that is traced if they say so; its spans are sent once it has shown what it has to show."""
+    settings = settings_of(context)
+    tracing.start(settings, role)
+    context.call_on_close(tracing.end)
+    return settings
 
 
 def _log_step(step: str) -> None:

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 import click
-from redis.exceptions import RedisError
 from rich.console import Console
 
 from cli.options import MORE, refuse_flags, settings_of, shared_options
 from cni.errors import CleanupError, UsageError
 from cni.names import printable
 from cni.settings import Settings
+from cni.steps import Step
+from workers import tracing as spans
 from workers.configuration import node_name, seconds
 
 _TIMEOUT = 3600.0
@@ -66,7 +67,7 @@ _NODES = _Parsed("NAME,NAME", _node_list)
 
 
 @click.command(short_help="Ask for a sweep, and follow it.", epilog=MORE)
-@shared_options("broker", "token-file", "dry-run", "config", "debug")
+@shared_options("broker", "token-file", "dry-run", "jaegerurl", "config", "debug")
 @click.option("--autodiscover", is_flag=True, help="All nodes that run the worker, through the broker.")
 @click.option("--nodes", type=_NODES, help="Only these nodes.")
 @click.option("--node-selector", metavar="SELECTOR", help="Only nodes with these labels, as kubectl's -l.")
@@ -99,11 +100,12 @@ def job(context: click.Context, /, **given: Any) -> None:
         sys.exit(ask_all(settings, given["urlserver"], timeout=given["timeout"] or _TIMEOUT))
     refuse_flags(context, "token-file", why="is for --urlserver")
     wanted = _wanted(settings, given)
-    with _ledger(settings) as ledger:
+    with _ledger(settings) as ledger, _traced(context, settings) as whole:
         if given["stop"]:
             _stop(ledger)
             return
         sweep_id = _resume(ledger, dry_run=settings.dry_run) if given["resume"] else _ask(wanted)
+        whole.note(lambda: {"sweep_id": sweep_id})
         _follow(ledger, sweep_id, timeout=given["timeout"] or _TIMEOUT, as_json=given["as_json"])
 
 
@@ -314,14 +316,23 @@ def _write_page(settings: Settings, sweep_id: str | None, file: str) -> None:
 
 
 @contextmanager
+def _traced(context: click.Context, settings: Settings) -> Iterator[Step]:
+    """The command as one step, the first of all that it has others do."""
+    from tasks import tracing
+
+    tracing.start(settings, "job")
+    context.call_on_close(spans.end)
+    with spans.span("job", dry_run=settings.dry_run) as whole:
+        yield whole
+
+
+@contextmanager
 def _ledger(settings: Settings) -> Iterator[Any]:
     """The ledger, where Redis answers.
 
     Raises:
         BrokerAway: it does not.
     """
-    from kombu.exceptions import OperationalError
-
     from tasks import app, broker
     from tasks.ledger import open_ledger
 
@@ -330,7 +341,7 @@ def _ledger(settings: Settings) -> Iterator[Any]:
     try:
         with open_ledger() as ledger:
             yield ledger
-    except (RedisError, OperationalError) as error:
+    except broker.ERRORS as error:
         raise broker.away(error) from error
 
 

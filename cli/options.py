@@ -72,8 +72,9 @@ def settings_of(context: click.Context) -> Settings:
     settings = load_settings(flags, os.environ, config=given.get("config"))
     if settings.debug:
         logging.getLogger().setLevel(logging.DEBUG)
-    # The broker's URL may hold a password.
-    _log.debug("settings: %s", replace(settings, broker="..."), extra={"action": "settings"})
+    # A URL may hold a password.
+    shown = replace(settings, broker="...", jaegerurl=settings.jaegerurl and "...")
+    _log.debug("settings: %s", shown, extra={"action": "settings"})
     return settings
 
 

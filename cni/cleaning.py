@@ -14,6 +14,7 @@ from cni.errors import PassAborted
 from cni.evidence import Answer, Look
 from cni.listing import Item, Listing, Network, Stamp, Subject
 from cni.report import Outcome, Policy
+from cni.steps import Span, unmeasured
 from cni.verdict import FOREIGN, HELD, UNCONFIRMED, UNKNOWN, Decision, Facts, decide
 
 Held = frozenset[tuple[str, str | None]]
@@ -62,16 +63,26 @@ class Course:
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
 
-def scan(course: Course, *, look: Callable[[Look | None], Look], policy: Policy, held: Held, canary: Canary) -> None:
+def scan(
+    course: Course,
+    *,
+    look: Callable[[Look | None], Look],
+    policy: Policy,
+    held: Held,
+    canary: Canary,
+    span: Span = unmeasured,
+) -> None:
     """One look, explained. A canary that fails leaves nothing leaked.
 
     Raises:
         PassAborted: the directory is missing or not readable, or the canary failed.
     """
-    first = look(None)
-    course.looks.append(first)
-    alarm = None if _unknown_witness(first) else canary(first)
-    course.judgement = judge(course.looks, policy=policy, held=held, trusted=alarm is None)
+    with span("look", look=1):
+        first = look(None)
+        course.looks.append(first)
+        alarm = None if _unknown_witness(first) else canary(first)
+        with span("decide"):
+            course.judgement = judge(course.looks, policy=policy, held=held, trusted=alarm is None)
     if alarm is not None:
         raise PassAborted("canary", alarm)
 
@@ -85,6 +96,7 @@ def clean(
     canary: Canary,
     wait: Callable[[float], None],
     remove: Remove,
+    span: Span = unmeasured,
 ) -> None:
     """One pass: what two looks apart agree to be leaked is removed.
 
@@ -92,13 +104,14 @@ def clean(
         PassAborted: for any reason of the closed set; `course` tells how far it came.
     """
     try:
-        _look_and_judge(course, look=look, policy=policy, held=held, canary=canary)
+        _look_and_judge(course, look=look, policy=policy, held=held, canary=canary, span=span)
         if not course.judgement or not course.judgement.leaks:
             return
         # Only the second judgement's are removed, and 65,000 of them are memory.
         course.judgement = replace(course.judgement, leaks=())
-        wait(policy.confirm_after)
-        _look_and_judge(course, look=look, policy=policy, held=held, canary=canary)
+        with span("wait", seconds=policy.confirm_after):
+            wait(policy.confirm_after)
+        _look_and_judge(course, look=look, policy=policy, held=held, canary=canary, span=span)
     except BaseException:
         course.judgement = _unconfirmed(course.judgement)
         raise
@@ -107,21 +120,30 @@ def clean(
     if policy.dry_run:
         course.outcomes.update((index, "dry-run") for leak in within for index in (*leak.reservations, *leak.leftovers))
         return
-    for index, outcome in remove(items, networks, within, course.judgement.pods):
-        course.outcomes[index] = outcome
+    # One span over all of it: under the plugin's lock there is none.
+    with span("remove") as removal:
+        for index, outcome in remove(items, networks, within, course.judgement.pods):
+            course.outcomes[index] = outcome
+        removal.note(lambda: Counter(course.outcomes.values()))
 
 
-def _look_and_judge(course: Course, *, look: Callable[[Look | None], Look], policy: Policy, held: Held, canary: Canary) -> None:
+def _look_and_judge(
+    course: Course, *, look: Callable[[Look | None], Look], policy: Policy, held: Held, canary: Canary, span: Span
+) -> None:
     first = not course.looks
-    current = look(None if first else course.looks[-1])
-    course.looks.append(current)
-    silent = _unknown_witness(current)
-    alarm = None if silent else canary(current)
-    course.judgement = judge(course.looks, policy=policy, held=held, trusted=alarm is None, provisional=first)
-    if silent:
-        raise PassAborted("witness", silent)
-    if alarm:
-        raise PassAborted("canary", alarm)
+    with span("look", look=1 if first else 2):
+        current = look(None if first else course.looks[-1])
+        course.looks.append(current)
+        silent = _unknown_witness(current)
+        alarm = None if silent else canary(current)
+        with span("decide") as deciding:
+            judgement = judge(course.looks, policy=policy, held=held, trusted=alarm is None, provisional=first)
+            course.judgement = judgement
+            deciding.note(lambda: {"leaks": len(judgement.leaks)})
+        if silent:
+            raise PassAborted("witness", silent)
+        if alarm:
+            raise PassAborted("canary", alarm)
 
 
 def _unknown_witness(look: Look) -> str | None:

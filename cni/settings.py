@@ -54,6 +54,8 @@ class Settings:
     token_file: str | None = None
     #: How the long-running processes log: `auto` is text on a terminal, and one JSON object a line elsewhere.
     log_format: Literal["auto", "json", "text"] = "auto"
+    #: Where traces go, OTLP over HTTP; the variables of OpenTelemetry may say so too.
+    jaegerurl: str | None = None
     #: Tell more on stderr.
     debug: bool = False
     #: The uid of the pod this runs in: the canary of a cluster.

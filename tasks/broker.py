@@ -13,12 +13,16 @@ from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
+from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from tasks.errors import BrokerAway, Refused
+
+ERRORS = (RedisError, OperationalError)
+"""What its clients raise where it does not answer, or not as it should."""
 
 _TIMEOUT = 10.0
 """Seconds until a connection must stand."""

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from celery.utils.log import get_task_logger
@@ -18,6 +19,7 @@ from tasks.celery_app import NODE_JOB_EXPIRES, SOFT_TIME_LIMIT, app
 from tasks.discovery import CannotDiscover, Nodes, discover
 from tasks.errors import Refused
 from tasks.ledger import LEASE, Facts, Ledger, Snapshot, open_ledger, require_facts, unknown_sweep
+from workers import tracing
 
 if TYPE_CHECKING:
     from celery import Task
@@ -272,7 +274,10 @@ def _ask(ledger: Ledger, facts: Facts, lease: str) -> dict[str, Any]:
 
 def _answer(facts: Facts, *, expected: int, asked: int, stopped: bool) -> dict[str, Any]:
     # In this order: a list of jobs shows the beginning only, and the sweep's id stands beside it.
-    return {"asked": asked, "expected": expected, "dry_run": facts.dry_run, "stopped": stopped, "sweep_id": facts.sweep_id}
+    answer: dict[str, Any] = {"asked": asked, "expected": expected, "dry_run": facts.dry_run, "stopped": stopped}
+    answer["sweep_id"] = facts.sweep_id
+    tracing.note(lambda: answer)
+    return answer
 
 
 def _expect(ledger: Ledger, facts: Facts) -> frozenset[str]:
@@ -325,9 +330,10 @@ def _fan_out(ledger: Ledger, facts: Facts, nodes: Sequence[str], lease: str) -> 
         due = len(nodes) if not facts.spread else min(len(nodes), int((time.monotonic() - begun) / facts.spread) + 1)
         while sent < due:
             some = nodes[sent : min(due, sent + _BATCH)]
-            # Sent twice it does no harm: a node that has answered answers the same again.
+            # Sent twice it does no harm: a node that has answered answers the same again. In a context of its own, since the span
+            # of a message that could not be sent stays open in it: the next ones would be parts of that.
             retry_over_time(
-                lambda some=some: _send_and_note(ledger, facts, some),
+                lambda some=some: copy_context().run(_send_and_note, ledger, facts, some),
                 (OperationalError, BatchPublishError, RedisError, OSError),
                 max_retries=None,
                 timeout=_OUTAGE,

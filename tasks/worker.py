@@ -16,7 +16,7 @@ from celery.utils.functional import noop
 from celery.worker import state
 
 from cni.settings import Settings
-from tasks import broker, logs, names, pulse
+from tasks import broker, logs, names, pulse, tracing
 from tasks.celery_app import SOFT_TIME_LIMIT, app
 from tasks.discovery import no_way_to_discover
 from tasks.errors import Refused
@@ -138,6 +138,7 @@ def _run(
     app.use(settings)
     logs.take_over(settings)
     app.steps["consumer"].add(step)
+    tracing.in_children(settings, "control" if app.is_control else "worker")
     # Celery reads it when its worker is imported: SIGTERM then gives a running job back to the queue, after
     # `worker_soft_shutdown_timeout`, instead of waiting for its end longer than a pod is given.
     os.environ.setdefault("REMAP_SIGTERM", "SIGQUIT")

@@ -53,13 +53,7 @@ class Hazard(NamedTuple):
     how_it_stands: str | None = None
 
 
-_LISTING = """            listing = list_node(
-                self.root,
-                layout(self.root, self.settings.cnifiles),
-                conf_dirs=self.settings.conf_dirs,
-                only=self.settings.networks,
-                earlier=earlier.listing if earlier else None,
-            )
+_LISTING = """            listing = self._list(earlier)
             self._step("listed")
 """
 _ASKING = "            runtime_file, api_file = self._ask_files()\n"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from cni.errors import CleanupError
 from cni.settings import Settings
-from workers import logs
+from workers import logs, tracing
 from workers.configuration import settings_from_environment
 
 
@@ -36,7 +36,11 @@ def main(arguments: Sequence[str]) -> int:
 def _clean(log: logging.Logger, settings: Settings) -> int:
     from workers.node import clean
 
-    report = clean(settings)
+    tracing.start(settings, "early")
+    try:
+        report = clean(settings)
+    finally:
+        tracing.end()
     logs.log_end(log, report)
     return 1 if report.aborted is not None or report.count("failed") else 0
 

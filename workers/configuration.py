@@ -162,6 +162,25 @@ def _listen(text: str) -> str:
     return text
 
 
+def collector_url(text: str) -> str:
+    """Read the URL of a collector of traces.
+
+    Raises:
+        ValueError: it is none.
+    """
+    wanted = "the URL of an OTLP/HTTP collector is wanted, such as http://collector:4318"
+    if not re.fullmatch(r"https?://[!-~]+", text):
+        raise ValueError(wanted)
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018  # reading it is what checks it
+    except ValueError as error:
+        raise ValueError(wanted) from error
+    if not parts.hostname or parts.fragment:
+        raise ValueError(wanted)
+    return text
+
+
 def _schedule(text: str) -> str:
     # What the fields may say is for the scheduler to check: it alone has a parser of them.
     if len(text.split()) != 5:
@@ -337,6 +356,13 @@ OPTIONS: tuple[Option, ...] = (
         parse=_one_of("auto", "json", "text"),
     ),
     Option(
+        name="jaegerurl",
+        field="jaegerurl",
+        metavar="URL",
+        help="Where traces go, OTLP over HTTP, as http://collector:4318; without it the OTEL_* variables say so.",
+        parse=collector_url,
+    ),
+    Option(
         name="debug",
         field="debug",
         metavar=None,
@@ -368,8 +394,8 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str], *, confi
         try:
             values[option.field] = option.parse(text)
         except ValueError as error:
-            # A broker's URL may hold a password.
-            shown = "" if option.name == "broker" else f" is {text[:80]!r}"
+            # A URL may hold a password.
+            shown = "" if option.name in ("broker", "jaegerurl") else f" is {text[:80]!r}"
             raise UsageError(f"{where}{shown}: {error}") from error
     in_cluster = bool(environ.get("KUBERNETES_SERVICE_HOST"))
     return Settings(**values, pod_uid=environ.get("POD_UID") or None, in_cluster=in_cluster)

@@ -6,18 +6,21 @@ import logging
 import os
 import re
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 from cni import cleaning
 from cni.cleaning import Course, Leak
 from cni.errors import CleanupError, PassAborted, UsageError
-from cni.evidence import ApiEvidence, Look, RuntimeEvidence
+from cni.evidence import ApiEvidence, Look, NamespaceEvidence, RuntimeEvidence
 from cni.listing import Item, Listing, Network, Problem, Subject
 from cni.report import Outcome, Report, rfc3339
 from cni.settings import Settings
-from workers import logs, reports
+from cni.steps import Fact, Span, Step
+from cni.verdict import Verdict
+from workers import logs, reports, tracing
 from workers.clock import STEP_SECONDS, Clock, SystemClock, last_step, offset_seconds, remember_clock
 from workers.disk import list_node
 from workers.journal import Journal
@@ -44,25 +47,27 @@ def _never() -> bool:
     return False
 
 
-def scan(settings: Settings, *, clock: Clock | None = None) -> Report:
+def scan(settings: Settings, *, clock: Clock | None = None, span: Span = tracing.span) -> Report:
     """Read and explain on one look; nothing is written anywhere.
 
     Raises:
         UsageError: the settings contradict each other or name what is not there.
     """
     clock = clock or SystemClock()
-    node = _Node(settings, clock, _unobserved)
-    course = Course()
-    node.tell_hold()
-    with _uncollected(), node.catching_aborts():
-        cleaning.scan(
-            course,
-            look=node.look(settled_since=lambda: last_step(node.state, clock)),
-            policy=node.policy,
-            held=node.state.held(),
-            canary=node.canary,
-        )
-    return node.report(course)
+    with span("scan") as whole:
+        node = _Node(settings, clock, _unobserved, span=span)
+        course = Course()
+        node.tell_hold()
+        with _uncollected(), node.catching_aborts():
+            cleaning.scan(
+                course,
+                look=node.look(settled_since=lambda: last_step(node.state, clock)),
+                policy=node.policy,
+                held=node.state.held(),
+                canary=node.canary,
+                span=span,
+            )
+        return _told(whole, node.report(course))
 
 
 def clean(
@@ -73,6 +78,7 @@ def clean(
     clock: Clock | None = None,
     observe: Observe = _unobserved,
     is_stopped: Callable[[], bool] = _never,
+    span: Span = tracing.span,
 ) -> Report:
     """One pass over this node. However it ends, the report tells, and is written to the state directory with the totals.
 
@@ -83,31 +89,63 @@ def clean(
         UsageError: the settings contradict each other, or name what is not there; nothing was done.
     """
     clock = clock or SystemClock()
-    node = _Node(settings, clock, observe, sweep_id=sweep_id, dry_run=dry_run, is_stopped=is_stopped)
-    if settings.is_offline and node.root.is_live and not node.policy.dry_run:
-        raise UsageError(
-            "witness files are evidence about another moment, and this is a running node: use them with scan, --dry-run, or the"
-            " --root of a copied tree"
-        )
-    course = Course()
-    with logs.about(sweep_id=sweep_id, pass_id=node.pass_id), _uncollected(), node.catching_aborts(), node.state.pass_lock():
-        with node.catching_aborts():
-            _log.info("a pass begins%s", ", a dry run" if node.policy.dry_run else "", extra={"action": "pass_begun"})
-            stepped_at = remember_clock(node.state, clock)
-            node.refuse_hold()
-            node.tell_hold()
-            cleaning.clean(
-                course,
-                look=node.look(settled_since=lambda: stepped_at),
-                policy=node.policy,
-                held=node.state.held(),
-                canary=node.canary,
-                wait=node.wait,
-                remove=node.remove,
+    with span("pass") as whole:
+        node = _Node(settings, clock, observe, sweep_id=sweep_id, dry_run=dry_run, is_stopped=is_stopped, span=span)
+        if settings.is_offline and node.root.is_live and not node.policy.dry_run:
+            raise UsageError(
+                "witness files are evidence about another moment, and this is a running node: use them with scan, --dry-run, or"
+                " the --root of a copied tree"
             )
-        node.write(node.report(course))
-        observe("reported")
-    return node.written or node.report(course)
+        course = Course()
+        about = logs.about(sweep_id=sweep_id, pass_id=node.pass_id)
+        with about, _uncollected(), node.catching_aborts(), node.state.pass_lock():
+            with node.catching_aborts():
+                _log.info("a pass begins%s", ", a dry run" if node.policy.dry_run else "", extra={"action": "pass_begun"})
+                stepped_at = remember_clock(node.state, clock)
+                node.refuse_hold()
+                node.tell_hold()
+                cleaning.clean(
+                    course,
+                    look=node.look(settled_since=lambda: stepped_at),
+                    policy=node.policy,
+                    held=node.state.held(),
+                    canary=node.canary,
+                    wait=node.wait,
+                    remove=node.remove,
+                    span=span,
+                )
+            node.write(node.report(course))
+            observe("reported")
+        return _told(whole, node.written or node.report(course))
+
+
+def _told(whole: Step, report: Report) -> Report:
+    """The report, once the span of the whole has its facts."""
+    whole.note(lambda: _facts(report))
+    if report.aborted is not None:
+        whole.fail(f"{report.aborted.reason}: {report.aborted.detail}")
+    return report
+
+
+def _facts(report: Report) -> dict[str, Fact]:
+    """What stands in a report, in few words."""
+    verdicts, outcomes = Counter[str](), Counter[str]()
+    for row in report.count_rows:
+        verdicts[row["verdict"]] += row["files"]
+        outcomes[row["outcome"]] += row["files"]
+    return {
+        "node": report.node,
+        "pass_id": report.pass_id,
+        "sweep_id": report.sweep_id,
+        "dry_run": report.policy.dry_run,
+        "aborted": None if report.aborted is None else report.aborted.reason,
+        "files": len(report.items),
+        **{verdict: verdicts[verdict] for verdict in get_args(Verdict)},
+        "removed": outcomes["removed"],
+        "failed": outcomes["failed"],
+        "lock_wait_seconds": report.lock_wait,
+        **{f"witness.{name}": state for name, state in report.witnesses.items()},
+    }
 
 
 @contextlib.contextmanager
@@ -131,6 +169,7 @@ class _Node:
         clock: Clock,
         observe: Observe,
         *,
+        span: Span,
         sweep_id: str | None = None,
         dry_run: bool = False,
         is_stopped: Callable[[], bool] = _never,
@@ -138,6 +177,7 @@ class _Node:
         self.settings = settings
         self.clock = clock
         self.observe = observe
+        self.span = span
         self.sweep_id = sweep_id
         self.is_stopped = is_stopped
         self.policy = settings.policy(dry_run=dry_run)
@@ -209,25 +249,26 @@ class _Node:
         def look(earlier: Look | None) -> Look:
             settled = self._is_copy or self.clock.monotonic() - settled_since() >= self.policy.min_age
             now_ns = self.clock.wall_ns()
-            listing = list_node(
-                self.root,
-                layout(self.root, self.settings.cnifiles),
-                conf_dirs=self.settings.conf_dirs,
-                only=self.settings.networks,
-                earlier=earlier.listing if earlier else None,
-            )
+            listing = self._list(earlier)
             self._step("listed")
             runtime_file, api_file = self._ask_files()
-            runtime = runtime_file or self._ask_runtime(listing)
+            with self.span("ask runtime") as asking:
+                runtime = runtime_file or self._ask_runtime(listing)
+                _tell_answer(asking, runtime, lambda: {"sandboxes": len(runtime.sandboxes)})
             if not runtime.live and self._has_crio():
                 runtime = replace(runtime, keeps_results=True)
-            paths = [path for many in listing.attachments.values() for one in many for path in one.namespaces]
-            namespaces = ask_namespaces(self.root, paths, at_rest=self._is_copy)
+            with self.span("ask netns") as asking:
+                paths = [path for many in listing.attachments.values() for one in many for path in one.namespaces]
+                namespaces = ask_namespaces(self.root, paths, at_rest=self._is_copy)
+                _tell_answer(asking, namespaces, lambda: {"directories": len(namespaces.directories)})
+            with self.span("ask api") as asking:
+                api = api_file or self._ask_api()
+                _tell_answer(asking, api, lambda: {"pods": len(api.pods)})
             look = Look(
                 listing,
                 runtime=runtime,
                 namespaces=namespaces,
-                api=api_file or self._ask_api(),
+                api=api,
                 now_ns=now_ns,
                 settled=settled,
             )
@@ -238,6 +279,18 @@ class _Node:
             return look
 
         return look
+
+    def _list(self, earlier: Look | None) -> Listing:
+        with self.span("list") as listing_files:
+            listing = list_node(
+                self.root,
+                layout(self.root, self.settings.cnifiles),
+                conf_dirs=self.settings.conf_dirs,
+                only=self.settings.networks,
+                earlier=earlier.listing if earlier else None,
+            )
+            listing_files.note(lambda: {"files": len(listing.items), "networks": len(listing.networks)})
+            return listing
 
     def _ask_runtime(self, listing: Listing) -> RuntimeEvidence:
         if self.settings.runtime_endpoint == "none":
@@ -354,6 +407,15 @@ class _Node:
         self.state.write(reports.NAME, reports.chunks(report))
         self.state.write_json("totals.json", _totals(self.state, report))
         self.written = report
+
+
+def _tell_answer(
+    asking: Step, answer: RuntimeEvidence | NamespaceEvidence | ApiEvidence, size: Callable[[], dict[str, Fact]]
+) -> None:
+    """Tell what became of asking a witness, and how much it had to say."""
+    if answer.unknown is not None:
+        asking.fail(answer.unknown)
+    asking.note(size)
 
 
 def _needs_statuses(listing: Listing, evidence: RuntimeEvidence) -> bool:

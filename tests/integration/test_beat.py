@@ -13,14 +13,11 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import redis
-from celery.schedules import crontab
-from redbeat import RedBeatSchedulerEntry  # type: ignore[import-untyped]  # it has no types
-from redbeat.schedulers import get_redis  # type: ignore[import-untyped]  # the same
 
 import beat
 from cli.demo.processes import Process, Processes, running
-from cni.settings import Settings
-from tasks.celery_app import SWEEP_EXPIRES, CleanupApp
+from tasks.celery_app import SWEEP_EXPIRES
+from tests.support.beat import remember_last_run
 from tests.support.chaos import Server
 from tests.support.fleet import READY_WITHIN
 from tests.support.polling import until
@@ -64,18 +61,6 @@ def daily_at(moment: datetime) -> str:
     """A cron line for the minute of `moment`, every day, in Beat's time zone."""
     local = moment.astimezone(ZoneInfo(ZONE))
     return f"{local.minute} {local.hour} * * *"
-
-
-def remember_last_run(redis_url: str, schedule: str, last_run: datetime) -> None:
-    """Leave the entry in Redis as a Beat does that was there at `last_run` and then went away."""
-    app = CleanupApp("before", set_as_current=False)
-    app.use(Settings(broker=redis_url))
-    app.add_defaults(lambda: beat.configuration(app.settings))
-    entry = RedBeatSchedulerEntry(beat.ENTRY, "tasks.sweep", crontab.from_string(schedule), app=app, last_run_at=last_run)
-    with contextlib.closing(get_redis(app)) as client:
-        # Of an entry that is there, redbeat keeps the last run as it was.
-        client.delete(entry.key)
-        entry.save()
 
 
 def ticks(process: Process) -> int:

@@ -64,11 +64,19 @@ class Fleet:
         return f"{network}/{ip}"
 
 
-def start_fleet(processes: Processes, broker: str, directory: Path, *, known: Sequence[str], cautious: Sequence[str]) -> Fleet:
+def start_fleet(
+    processes: Processes,
+    broker: str,
+    directory: Path,
+    *,
+    known: Sequence[str],
+    cautious: Sequence[str] = (),
+    variables: Mapping[str, str] | None = None,
+) -> Fleet:
     """Start a worker for each node of `known` that is not called `node-down`, and control, which sweeps `known`.
 
-    `cautious` nodes have the dry run in their own settings. Passes do not wait here: the files' ages and the time between looks
-    are other tests' to show.
+    `cautious` nodes have the dry run in their own settings; all processes have `variables` in their environment.
+    Passes do not wait here: the files' ages and the time between looks are other tests' to show.
 
     Raises:
         AssertionError: one has ended, or does not answer in time.
@@ -76,12 +84,13 @@ def start_fleet(processes: Processes, broker: str, directory: Path, *, known: Se
     running = [name for name in known if name != "node-down"]
     nodes = {node.name: node for node in make(len(running), directory)}
     assert list(nodes) == running
-    control = {"CNI_CLEANUP_BROKER": broker, "CNI_CLEANUP_STATIC_NODES": ",".join(known)}
+    variables = variables or {}
+    control = {**variables, "CNI_CLEANUP_BROKER": broker, "CNI_CLEANUP_STATIC_NODES": ",".join(known)}
     processes.start("control", [*COMMAND, "control"], child_environment(control), REPOSITORY)
     workers = {}
     for node in nodes.values():
         settings = replace(node.settings(broker), min_age=0.0, confirm_after=0.0)
-        own = environment_of(settings) | {"CNI_CLEANUP_DRY_RUN": str(node.name in cautious).lower()}
+        own = {**variables, **environment_of(settings)} | {"CNI_CLEANUP_DRY_RUN": str(node.name in cautious).lower()}
         workers[node.name] = processes.start(node.name, [*COMMAND, "worker"], child_environment(own), REPOSITORY)
     app = client_of(broker)
     client = redis.Redis.from_url(broker)

@@ -19,8 +19,8 @@ COMMAND = (sys.executable, "-m", "cli")
 TIMEOUT = 60.0
 """Seconds for one run; a second is usual, but the machine may be busy."""
 
-_ELSEWHERE = ("CNI_CLEANUP_", "CELERY_", "FLOWER_", "CE_", "KUBE", "NODE_NAME", "POD_UID", "NO_COLOR", "FORCE_COLOR")
-"""How the variables begin that tell of a cluster, a configuration or a terminal."""
+_ELSEWHERE = ("CNI_CLEANUP_", "CELERY_", "FLOWER_", "CE_", "KUBE", "NODE_NAME", "OTEL_", "POD_UID", "NO_COLOR", "FORCE_COLOR")
+"""How the variables begin that tell of a cluster, a configuration, a collector of traces or a terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)

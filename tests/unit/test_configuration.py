@@ -56,6 +56,11 @@ VALUES: dict[str, list[tuple[str, Any]]] = {
     "listen": [(":9010", ":9010"), ("127.0.0.1:0", "127.0.0.1:0"), ("[::1]:65535", "[::1]:65535")],
     "token-file": [("/a", "/a"), ("/b", "/b"), ("c", os.path.abspath("c"))],
     "log-format": [("json", "json"), ("text", "text"), ("auto", "auto")],
+    "jaegerurl": [
+        ("http://collector:4318", "http://collector:4318"),
+        ("https://u:p@h/otlp", "https://u:p@h/otlp"),
+        ("http://[::1]:4318/v1/traces?a=b", "http://[::1]:4318/v1/traces?a=b"),
+    ],
     "debug": [("true", True), ("no", False), ("YES", True)],
 }
 
@@ -86,6 +91,10 @@ NONSENSE: dict[str, list[str]] = {
     "listen": ["", "9010", "9010x", ":", ":port", ":-1", ":65536", ":999999", "a b:1", "h:1/2", "[::1]", "\u0661:1", ":\u0661", "http://h:1"],
     "token-file": ["", "a\0"],
     "log-format": ["", "JSON", "logfmt"],
+    "jaegerurl": [
+        "", "collector", "collector:4318", "udp://c:6831", "grpc://c:4317", "http:", "http://", "http:///v1/traces", "http://:4318",
+        "http://c:port", "http://c:99999", "http://c d:4318", "http://c#a", "http://[::1", "http://c\n", "http://\u00e9",
+    ],
     "debug": ["", "perhaps", "2"],
 }  # fmt: skip
 
@@ -119,8 +128,8 @@ def one_line(error: pytest.ExceptionInfo[UsageError]) -> str:
 
 
 def after(option: Option) -> str:
-    """What stands after the name: a broker's URL is not shown, there may be a password in it."""
-    return ": " if option.name == "broker" else " is "
+    """What stands after the name: a URL is not shown, there may be a password in it."""
+    return ": " if option.name in ("broker", "jaegerurl") else " is "
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ PROMISED = {
     "listen": ":9010",
     "token_file": None,
     "log_format": "auto",
+    "jaegerurl": None,
     "debug": False,
     "pod_uid": None,
     "in_cluster": False,

@@ -159,6 +159,13 @@ def test_one_trace_goes_from_the_command_through_the_sweep_to_both_nodes_passes(
     sent = [headers for _, headers in collector.requests if headers.get("x-tenant") == "nodes"]
     assert {headers["content-encoding"] for headers in sent} == {"gzip"}
     assert {path for path, _ in collector.requests} == {"/v1/traces"}
+    # The log of every process is found by the same id.
+    logged = [json.loads(line) for line in fleet.workers["node-1"].log_end(1000).splitlines()]
+    of_pass = [
+        line for line in logged if line["action"] in ("pass_begun", "removed", "pass_ended") and line["sweep_id"] == sweep_id
+    ]
+    assert {line["action"] for line in of_pass} == {"pass_begun", "removed", "pass_ended"}
+    assert {line["trace_id"] for line in of_pass} == {root.trace}
 
 
 def test_the_spans_of_a_pass_say_what_its_report_says(fleet: Fleet, collector: Collector):

@@ -4,6 +4,7 @@
 Prints one line a figure (see figures.py). Exit status: 0 all met, 1 one was missed or could not be measured.
 """
 
+import importlib.util
 import json
 import math
 import shutil
@@ -12,9 +13,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO, cast
 
@@ -52,6 +55,9 @@ SMALL_ROUNDS = 9
 
 FULL = 20_000
 """Leaked reservations in a directory that is full of them."""
+
+TRACED = 2_000
+"""Leaked reservations of a pass that is traced."""
 
 ADDS = 200
 """Alone, and as many beside passes."""
@@ -233,6 +239,77 @@ def full_directory(bench: Bench) -> Iterator[Figure]:
     yield Figure(f"{name}: after a pass", f"{after * 1000:.1f} ms", goal, after < before / 5)
 
 
+def tracing(bench: Bench) -> Iterator[Figure]:
+    """Passes in one process, with and without traces in turn, with a collector on the loopback.
+
+    Raises:
+        BenchFailed: the collector got nothing.
+    """
+    names = (
+        f"pass over {TRACED:,} leaked files, traced: to itself without its spans",
+        "the same untraced: spans that nobody traces",
+    )
+    goals = ("<= 1.03 times", "<= 0.1 %")
+    if importlib.util.find_spec("opentelemetry") is None:
+        print(f"{names[0]}: no OpenTelemetry here (make venv)", file=sys.stderr)
+        yield from (Figure(name, "-", goal, met=False) for name, goal in zip(names, goals, strict=True))
+        return
+    took = passes_traced(bench, TRACED + LIVE)
+    ratio = statistics.median(one / (one - spans) for one, spans in zip(took["on"], took["spans"], strict=True))
+    told = f"{statistics.median(took['spans']) * 1000:.1f} ms of {statistics.median(took['on']) * 1000:.0f} ms of processor time"
+    yield Figure(names[0], f"{ratio:.3f} times ({told})", goals[0], ratio <= 1.03)
+    part = took["nobody"][0] / statistics.median(took["off"])
+    yield Figure(names[1], f"{part:.3%} ({took['nobody'][0] * 1e6:.0f} us)", goals[1], part <= 0.001)
+    ratio, _ = compared(took["on"], took["off"])
+    yield Figure("the same: processor time of traced passes to untraced ones beside them", f"{ratio:.2f} times")
+    yield Figure("sending the spans of a pass, after it", f"{statistics.median(took['sent']) * 1000:.1f} ms")
+
+
+def passes_traced(bench: Bench, reservations: int) -> dict[str, list[float]]:
+    """What inside.py tells of its passes.
+
+    Raises:
+        BenchFailed: the collector got nothing.
+    """
+    with bench.node(reservations=reservations) as node, collector() as (url, received):
+        answer = subprocess.run(
+            inside_command("traced", node, jaegerurl=url),
+            stdout=subprocess.PIPE,
+            env=processes.environment(node.base),
+            timeout=processes.LIMIT,
+            check=True,
+        )
+        if not received:
+            raise BenchFailed("no span was sent")
+        took: dict[str, list[float]] = json.loads(answer.stdout)
+        return took
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, list[int]]]:
+    """A collector of traces on the loopback that takes everything: its URL, and the bytes of each request so far."""
+    received: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.append(len(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # its name in http.server
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}", received
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def clean_command(node: Node) -> list[str | Path]:
     """One pass as an operator types it, without the wait for the second look."""
     given: list[str | Path] = [Path(sys.executable).with_name("cni-cleanup"), "clean", "--node", NODE]
@@ -247,8 +324,8 @@ def find_commands(node: Node) -> list[list[str | Path]]:
     return [[*find, "-exec", "cat", "{}", "+"], [*find, "-delete"]]
 
 
-def inside_command(what: str, node: Node) -> list[str]:
-    """The pass of `clean_command`, watched from inside (inside.py)."""
+def inside_command(what: str, node: Node, **more: str) -> list[str]:
+    """The pass of `clean_command`, watched from inside (inside.py), with `more` settings."""
     settings = {
         "root": str(node.root),
         "node": NODE,
@@ -258,6 +335,7 @@ def inside_command(what: str, node: Node) -> list[str]:
         "min_age": 0.0,
         "confirm_after": 0.0,
         "live": str(node.live),
+        **more,
     }
     return [sys.executable, str(HERE / "inside.py"), what, json.dumps(settings)]
 
@@ -330,7 +408,7 @@ def prepared() -> Iterator[Bench]:
 
 def figures(bench: Bench) -> Iterable[Figure]:
     """All of them, in the order of their lines."""
-    for part in (large_pass, small_pass, lock_hold, adds_meanwhile, full_directory):
+    for part in (large_pass, small_pass, lock_hold, adds_meanwhile, full_directory, tracing):
         yield from part(bench)
     yield from sidecar(bench.base)
 

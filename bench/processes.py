@@ -74,17 +74,12 @@ def stop(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
 def compiled_environment(base: Path) -> dict[str, str]:
     """An environment in which nothing of the caller's configures the product, and modules are byte-compiled.
 
-    What the caller's environment says of byte-compiling, and where it has installed more than the image has, does not count.
+    What the caller's environment says of byte-compiling does not count.
     """
-    hidden = base / "hidden"
-    hidden.mkdir(exist_ok=True)
-    # redis-py imports it where it is installed: 3 MiB, which an image without the otel extra does not have.
-    (hidden / "opentelemetry.py").write_text('raise ImportError("hidden by the bench")\n')
     return {
         "PATH": os.environ.get("PATH", os.defpath),
         "LANG": "C.UTF-8",
         "HOME": str(base),
-        "PYTHONPATH": str(hidden),
         "PYTHONPYCACHEPREFIX": str(base / "compiled"),
     }
 

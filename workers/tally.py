@@ -6,9 +6,7 @@ import time
 from dataclasses import dataclass
 
 from workers.paths import Root
-
-_SETTLED_NS = 2_000_000_000
-"""A directory that changed less than this before it was read may have changed again within the same tick of its clock."""
+from workers.usage import SETTLED_NS
 
 _DEEPEST = 32
 """Levels of directories. Real ones have four."""
@@ -59,7 +57,7 @@ class Files:
                 continue
             files += found.files
             size += found.size
-            if found.changed_ns < now_ns - _SETTLED_NS:
+            if found.changed_ns < now_ns - SETTLED_NS:
                 seen[path] = found
             todo += [f"{path}/{name}" for name in found.inside]
         self._known = seen

@@ -12,7 +12,7 @@ from cni.settings import Settings
 from workers.disk import configurations, read_file
 from workers.paths import RESULTS, Root, layout
 
-_SETTLED_NS = 2_000_000_000
+SETTLED_NS = 2_000_000_000
 """A directory that changed less than this before it was counted may have changed again within the same tick of its clock."""
 
 
@@ -100,7 +100,7 @@ class Counter:
             # One by one: a list of 65,000 names would be 5 MiB, for a process that shall be small.
             with os.scandir(fd) as entries:
                 count = sum(1 for entry in entries if is_address(entry.name))
-            if now - changed > _SETTLED_NS:
+            if now - changed > SETTLED_NS:
                 self._known[directory] = changed, count
             return count
         except OSError:

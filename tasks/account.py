@@ -129,16 +129,24 @@ def failures(report: Summary, *, dry_run: bool) -> Iterator[str]:
     # An older worker tells no outcomes: of the reservations it can be reckoned.
     outcomes = report["outcomes"] if "outcomes" in report else _outcomes_of_older(report)
     if outcomes.get("failed"):
-        yield f"{outcomes['failed']} leaked files could not be removed"
+        yield f"{_leaked_files(outcomes['failed'])} could not be removed"
     if outcomes.get("dry-run") and not dry_run:
-        yield f"{outcomes['dry-run']} leaked files were left: its own settings have the dry run on"
+        yield f"{_left(outcomes['dry-run'])}: its own settings have the dry run on"
     if outcomes.get("over-limit"):
-        yield f"{outcomes['over-limit']} leaked files were left: more than its own --max-remove"
+        yield f"{_left(outcomes['over-limit'])}: more than its own --max-remove"
     for network in report["networks"]:
         if network["problem"] == "unreadable":
             yield f"network {network['name']} cannot be read"
         elif network["problem"] == "refused" and network["reservations"]:
             yield f"network {network['name']} was refused: nobody can explain the address of a pod that runs in it"
+
+
+def _leaked_files(count: int) -> str:
+    return f"{count} leaked {'file' if count == 1 else 'files'}"
+
+
+def _left(count: int) -> str:
+    return f"{_leaked_files(count)} {'was' if count == 1 else 'were'} left"
 
 
 def _outcomes_of_older(report: Summary) -> dict[str, int]:

@@ -173,7 +173,7 @@ class TestNodeThatReported:
     def test_all_that_went_wrong_is_told(self):
         answer = report(network("net1", problem="unreadable"), outcomes={"failed": 1})
         row = only_node(snapshot("a", reports={"a": answer}))
-        assert row["why"] == "1 leaked files could not be removed; network net1 cannot be read"
+        assert row["why"] == "1 leaked file could not be removed; network net1 cannot be read"
 
     def test_files_that_went_or_changed_by_themselves_are_no_failure(self):
         row = only_node(snapshot("a", reports={"a": report(outcomes={"removed": 1, "gone": 2, "changed": 1})}))

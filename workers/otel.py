@@ -1,12 +1,10 @@
 """What of tracing needs OpenTelemetry: loaded by workers.tracing in a process that makes traces, and in no other."""
 
 import contextlib
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
-from urllib.parse import urlsplit
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -42,8 +40,6 @@ _NEVER = 3_600_000.0
 _SENDERS = ("control", "beat", "job")
 """Roles that hold no lock of the plugin's, so that their spans may be sent beside the work."""
 
-_log = logging.getLogger("workers.tracing")
-
 
 class Traces:
     """The spans of this process."""
@@ -54,8 +50,6 @@ class Traces:
         Raises:
             Exception: a variable of OpenTelemetry's holds nonsense.
         """
-        self._complaints = _Complaints(url)
-        _only_complain(self._complaints)
         set_global_textmap(_TraceIds())
         self.provider = TracerProvider(
             resource=_resource(settings, role),
@@ -99,8 +93,6 @@ class Traces:
         thread = threading.Thread(target=self.provider.shutdown, daemon=True)
         thread.start()
         thread.join(_ENDS_WITHIN)
-        # Its thread may be left behind, and must not be caught writing when Python ends.
-        self._complaints.enough()
 
 
 class OpenSpan:
@@ -127,36 +119,6 @@ class _TraceIds(TraceContextTextMapPropagator):
     def extract(self, carrier: CarrierT, context: Context | None = None, getter: Getter[CarrierT] = default_getter) -> Context:
         found = getter.get(carrier, "traceparent")
         return super().extract({"traceparent": found[0]} if found else {}, context)
-
-
-class _Complaints(logging.Handler):
-    """Tells the first that OpenTelemetry complains of, in a line of our log; it would do so at each batch, with tracebacks."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(logging.WARNING)
-        parts = urlsplit(url)
-        self._where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-        self._query = parts.query
-        self._told = False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if not self._told:
-            self._told = True
-            why = " ".join(record.getMessage().split())
-            if self._query:
-                # A query may be a secret.
-                why = why.replace(self._query, "...")
-            _log.warning("traces do not reach %s: %s", self._where, why, extra={"action": "tracing_failed"})
-
-    def enough(self) -> None:
-        """Say nothing any more."""
-        self._told = True
-
-
-def _only_complain(complaints: _Complaints) -> None:
-    theirs = logging.getLogger("opentelemetry")
-    theirs.handlers[:] = [complaints]
-    theirs.propagate = False
 
 
 def _resource(settings: Settings, role: str) -> Resource:

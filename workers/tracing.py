@@ -26,6 +26,8 @@ _BASE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _WHOLE = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
+_HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
+
 _NEEDED = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto.http", "opentelemetry.instrumentation.celery")
 
 _log = logging.getLogger(__name__)
@@ -37,6 +39,36 @@ class _Here:
     traces: "Traces | None" = None
     #: Whose they are: a fork has none until it starts its own.
     pid = 0
+
+
+class _Complaints(logging.Handler):
+    """Tells the first that OpenTelemetry complains of, in a line of our log; it would do so at each batch, with tracebacks.
+
+    The first of the way to the collector, and the first of all else.
+    """
+
+    def __init__(self, url: str, environ: Mapping[str, str] = os.environ) -> None:
+        super().__init__(logging.WARNING)
+        parts = urlsplit(url)
+        self._where = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        headers = (part.strip() for name in _HEADERS for part in environ.get(name, "").split(","))
+        self._secrets = [secret for secret in (parts.query, *headers) if secret]
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        about = f"traces do not reach {self._where}" if record.name.startswith("opentelemetry.exporter") else "traces"
+        if about not in self._told:
+            self._told.add(about)
+            why = " ".join(record.getMessage().split())
+            for secret in self._secrets:
+                why = why.replace(secret, "...")
+            _log.warning("%s: %s", about, why, extra={"action": "tracing_failed"})
+
+
+def _only_complain(complaints: logging.Handler) -> None:
+    theirs = logging.getLogger("opentelemetry")
+    theirs.handlers[:] = [complaints]
+    theirs.propagate = False
 
 
 def destination(settings: Settings, environ: Mapping[str, str] = os.environ) -> str | None:
@@ -119,6 +151,7 @@ def start(settings: Settings, role: str) -> "Traces | None":
     _Here.traces = None
     url = destination(settings)
     if url is not None:
+        _only_complain(_Complaints(url))
         with harmless():
             # Imported here: 20 MiB and a third of a second.
             from workers.otel import Traces
@@ -143,3 +176,5 @@ def end() -> None:
     traces, _Here.traces = _Here.traces, None
     if traces is not None:
         traces.end()
+        # Its thread may be left behind, and must not be caught writing when Python ends.
+        _only_complain(logging.NullHandler())

@@ -319,6 +319,17 @@ def test_a_collector_that_is_away_costs_a_line_and_no_pass(tmp_path: Path, away:
     assert all(line.startswith(f"cni-cleanup: traces do not reach {url}/v1/traces: ") for line in lines)
 
 
+@pytest.mark.parametrize("variable", ["OTEL_PROPAGATORS", "OTEL_PYTHON_CONTEXT"])
+def test_nonsense_in_a_variable_of_opentelemetrys_is_one_line_and_costs_no_pass(tmp_path: Path, variable: str):
+    """The first ends tracing where the SDK is imported, the second is a traceback of the SDK's own there."""
+    with Collector() as collector:
+        done = command("clean", "--json", variables={**by_hand(tmp_path, jaegerurl=collector.url), variable: "nonsense"})
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["outcomes"]["removed"] > 0
+    (line,) = done.stderr.splitlines()
+    assert "nonsense" in line
+
+
 def test_a_worker_whose_collector_hangs_does_job_after_job(fleet: Fleet, tmp_path: Path):
     node: Node = make(3, tmp_path)[2]
     with hanging() as url:

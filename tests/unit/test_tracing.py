@@ -117,7 +117,8 @@ def theirs() -> Iterator[logging.Logger]:
 
 
 def test_of_a_collector_that_is_away_one_line_is_told_and_no_secret(theirs: logging.Logger, caplog: pytest.LogCaptureFixture):
-    otel._only_complain(otel._Complaints("http://user:secret@collector:4318/v1/traces?token=secret"))
+    headers = {"OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=nodes, x-key: secret"}
+    tracing._only_complain(tracing._Complaints("http://user:secret@collector:4318/v1/traces?token=secret", headers))
     exporter = theirs.getChild("exporter")
     with contextlib.suppress(ZeroDivisionError):
         try:
@@ -125,7 +126,12 @@ def test_of_a_collector_that_is_away_one_line_is_told_and_no_secret(theirs: logg
         except ZeroDivisionError:
             exporter.exception("no route\nto /v1/traces?token=secret")
     exporter.error("no route")
-    assert caplog.messages == ["traces do not reach http://collector:4318/v1/traces: no route to /v1/traces?..."]
+    theirs.getChild("util").warning("Header format invalid: %s", "x-key: secret")
+    theirs.getChild("util").warning("and another one")
+    assert caplog.messages == [
+        "traces do not reach http://collector:4318/v1/traces: no route to /v1/traces?...",
+        "traces: Header format invalid: ...",
+    ]
 
 
 def test_the_end_of_a_process_does_not_wait_for_a_collector_without_end(theirs: logging.Logger):

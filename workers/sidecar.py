@@ -16,11 +16,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
-from waitress.server import create_server
+from waitress.channel import HTTPChannel
+from waitress.server import BaseWSGIServer, create_server
 
 from cni.errors import CleanupError, UsageError
 from workers import reports
@@ -32,8 +33,8 @@ _THREADS = 4
 _CLIENTS = 512
 """Connections that are kept; more wait for the kernel. Above any number of scrapers that a node has."""
 
-_SILENT_FOR = 30
-"""Seconds after which a client that sends nothing is dropped."""
+_WHOLE_WITHIN = 30
+"""Seconds from its connection within which a client must have sent its request, and between two steps of reading the answer."""
 
 _BODY_LIMIT = 4096
 """Bytes of a request's body, of which nothing is wanted."""
@@ -226,14 +227,32 @@ def listening(address: str) -> socket.socket:
         raise CleanupError(f"--listen {address}: {error.strerror}: name another address or port") from error
 
 
-def serve(application: Sidecar, listener: socket.socket) -> None:
-    """Answer requests until SIGTERM or SIGINT."""
-    server = create_server(
+class _Channel(HTTPChannel):
+    """One connection, for one request: what clients can have in flight is bounded by how many of them there are."""
+
+    def handle_read(self) -> None:
+        """Read on. To send drop by drop is no sign of life: hundreds who do it would keep all others out."""
+        before = self.last_activity
+        super().handle_read()
+        self.last_activity = before
+
+    def service(self) -> None:
+        """Answer, and close: what was sent behind the first request is not even looked at."""
+        request = self.requests[0]
+        request.headers = {**request.headers, "CONNECTION": "close"}
+        super().service()
+
+
+def server_of(application: Sidecar, listener: socket.socket) -> BaseWSGIServer:
+    """What answers requests while it runs."""
+    # A warning for each request that waits for a thread is a log for whoever asks to fill; and to write it is waited for.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    made = create_server(
         application,
         sockets=[listener],
         threads=_THREADS,
         connection_limit=_CLIENTS,
-        channel_timeout=_SILENT_FOR,
+        channel_timeout=_WHOLE_WITHIN,
         cleanup_interval=10,
         # Seconds that it sleeps where nothing happens; a signal wakes it.
         asyncore_loop_timeout=10,
@@ -243,6 +262,15 @@ def serve(application: Sidecar, listener: socket.socket) -> None:
         asyncore_use_poll=True,
         ident=None,
     )
+    # Of one socket: of several it would be another class.
+    server = cast("BaseWSGIServer", made)
+    server.channel_class = _Channel
+    return server
+
+
+def serve(application: Sidecar, listener: socket.socket) -> None:
+    """Answer requests until SIGTERM or SIGINT."""
+    server = server_of(application, listener)
     # A scrape while files are counted waits for the interpreter several times, each time for so long: 5 ms is Python's own.
     sys.setswitchinterval(_SWITCHES_AFTER)
     with _ending_at_signals(), contextlib.suppress(SystemExit):

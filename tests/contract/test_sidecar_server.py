@@ -6,7 +6,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,17 @@ class TestClients:
                 stack.enter_context(connected(served.port)).sendall(b"POST /cleanup HTTP/1.1\r\nContent-Length: 9\r\n\r\n")
             assert served.sidecar.samples()
 
+    def test_what_stands_behind_a_request_is_not_answered(self, served: Served):
+        with connected(served.port) as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 50)
+            answered = b""
+            # What was not read is thrown away, which the client may be told as a reset.
+            with suppress(ConnectionResetError):
+                while part := client.recv(1000):
+                    answered += part
+        assert answered.count(b"HTTP/1.1 200 OK") == 1
+        assert b"Connection: close" in answered
+
     def test_two_hundred_at_once_are_all_answered(self, served: Served):
         ready, statuses = threading.Barrier(201), []
 
@@ -151,6 +162,15 @@ class TestClients:
         for thread in threads:
             thread.join(WITHIN)
         assert sorted(statuses) == sorted([200, 200, 401, 404] * 50)
+
+    def test_waiting_ones_fill_no_log(self, served: Served):
+        before = len(served.sidecar.process.log_end(10**6))
+        with ExitStack() as stack:
+            clients = [stack.enter_context(connected(served.port)) for _ in range(100)]
+            for client in clients:
+                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert all(client.recv(12) == b"HTTP/1.1 200" for client in clients)
+        assert served.sidecar.process.log_end(10**6)[before:] == ""
 
     @pytest.mark.parametrize(
         "path", ["/../../etc/passwd", "//metrics", "/metrics/", "/%2e%2e/report", "/report?token=x", "http://x/metrics"]

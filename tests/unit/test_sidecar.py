@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from prometheus_client import CollectorRegistry
 
 from cni.errors import CleanupError, UsageError
 from tests.support.nodetree import NodeTree
-from workers.sidecar import Answer, Sidecar, listening
+from tests.support.polling import until
+from workers.sidecar import Answer, Sidecar, listening, server_of
 
 TOKEN = "token-of-the-test"  # noqa: S105  # a made-up one
 DONE = Answer(status=200, done=True, reason="3 files removed")
@@ -257,6 +259,33 @@ class TestListening:
     def test_an_address_of_nobody_here_is_told(self, address: str):
         with pytest.raises((CleanupError, UsageError), match=f"--listen {address}"):
             listening(address)
+
+
+def test_a_client_that_drips_its_request_is_dropped_like_one_that_is_silent(client: Client):
+    with listening("127.0.0.1:0") as listener:
+        server: Any = server_of(client.application, listener)
+        try:
+            with socket.create_connection(listener.getsockname()) as dripping:
+                dripping.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+                until(lambda: turned(server) and [one for one in server.active_channels.values() if one.request], what="it sends")
+                (channel,) = server.active_channels.values()
+                server.maintenance(channel.creation_time + 20)
+                assert not channel.will_close
+                # As if it had come long ago.
+                channel.last_activity -= 31
+                dripping.sendall(b"a")
+                turned(server)
+                server.maintenance(channel.creation_time)
+                assert channel.will_close
+        finally:
+            server.task_dispatcher.shutdown()
+            server.asyncore.close_all(server._map)
+
+
+def turned(server: Any) -> bool:
+    """Whether its loop has turned once: what has been sent is then read."""
+    server.asyncore.loop(timeout=1, map=server._map, use_poll=True, count=1)
+    return True
 
 
 def test_a_body_may_be_anything_that_can_be_read(client: Client):

@@ -19,8 +19,6 @@ from workers.configuration import environment_of
 from workers.state import State
 from workers.tokens import read_token
 
-_log = logging.getLogger(__name__)
-
 _AT_LEAST = 180.0
 """Seconds that a pass which somebody asked for by HTTP is waited for."""
 
@@ -66,10 +64,8 @@ def server(context: click.Context) -> None:
         version=__version__,
         token_file=settings.token_file,
     )
-    host, port = listener.getsockname()[:2]
-    _log.info("serving at %s, port %d", host, port, extra={"action": "serving", "port": port})
     try:
-        sidecar.serve(application, listener)
+        sidecar.serve(application, listener, end=cleanup.end)
     finally:
         end_watching()
         cleanup.end()
@@ -82,7 +78,8 @@ class _ByBroker:
         # Both looks of a pass, and a while for a worker that is busy.
         self._within = max(_AT_LEAST, 2 * settings.confirm_after + 60)
         self._environment = {**os.environ, **environment_of(settings), "CNI_CLEANUP_CONFIG": os.devnull}
-        self._lock = threading.Lock()
+        # A signal may come while the one before is being handled.
+        self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._ended = False
 
@@ -91,7 +88,7 @@ class _ByBroker:
         command = [sys.executable, "-P", "-m", "tasks.asking", str(self._within)]
         with self._lock:
             if self._ended:
-                return sidecar.Answer(status=503, done=False, reason="this sidecar is being stopped")
+                return self._unanswered()
             process = subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
             self._process = process
         try:
@@ -102,7 +99,12 @@ class _ByBroker:
             process.communicate()
             return sidecar.Answer(status=504, done=False, reason=f"no answer of the worker within {self._within:g} s")
         except (ValueError, TypeError):
-            return sidecar.Answer(status=503, done=False, reason="the process that asks the worker has ended: see the log")
+            return self._unanswered()
+
+    def _unanswered(self) -> sidecar.Answer:
+        stopped = f"this sidecar is being stopped: what was asked for may still be done within {self._within:g} s"
+        reason = stopped if self._ended else "the process that asks the worker has ended: see the log"
+        return sidecar.Answer(status=503, done=False, reason=reason)
 
     def end(self) -> None:
         """Wait for nothing any more. A pass that has begun goes on."""

@@ -268,21 +268,24 @@ def server_of(application: Sidecar, listener: socket.socket) -> BaseWSGIServer:
     return server
 
 
-def serve(application: Sidecar, listener: socket.socket) -> None:
-    """Answer requests until SIGTERM or SIGINT."""
+def serve(application: Sidecar, listener: socket.socket, *, end: Callable[[], None]) -> None:
+    """Answer requests until SIGTERM or SIGINT; what still waits for a pass is then ended by `end`, and answered."""
     server = server_of(application, listener)
     # A scrape while files are counted waits for the interpreter several times, each time for so long: 5 ms is Python's own.
     sys.setswitchinterval(_SWITCHES_AFTER)
-    with _ending_at_signals(), contextlib.suppress(SystemExit):
+    with _ending_at_signals(end), contextlib.suppress(SystemExit):
+        host, port = listener.getsockname()[:2]
+        _log.info("serving at %s, port %d", host, port, extra={"action": "serving", "port": port})
         server.run()
 
 
 @contextlib.contextmanager
-def _ending_at_signals() -> Iterator[None]:
-    def end(_number: int, _frame: FrameType | None) -> None:
+def _ending_at_signals(end: Callable[[], None]) -> Iterator[None]:
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        end()
         raise SystemExit
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:

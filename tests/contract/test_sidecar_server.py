@@ -198,6 +198,27 @@ def test_it_ends_at_once_and_well_when_it_is_told_to(tmp_path: Path, number: sig
         assert "Traceback" not in process.log_end(1000)
 
 
+def test_who_waits_for_a_pass_is_answered_when_it_is_told_to_end(tmp_path: Path):
+    answers: list[tuple[int, bytes]] = []
+    (tmp_path / "token").write_text(TOKEN)
+    # A Redis that is never done with its greeting.
+    with socket.create_server(("127.0.0.1", 0)) as broker, running(tmp_path) as processes:
+        url = f"redis://127.0.0.1:{broker.getsockname()[1]}/0"
+        sidecar = start_sidecar(processes, NodeTree(tmp_path).settings(token_file=str(tmp_path / "token"), broker=url))
+        asking = threading.Thread(
+            target=lambda: answers.append(get(sidecar.port, "/cleanup", method="POST", Authorization=f"Bearer {TOKEN}"))
+        )
+        asking.start()
+        broker.settimeout(WITHIN)
+        with broker.accept()[0]:
+            os.kill(sidecar.process.pid, signal.SIGTERM)
+            asking.join(WITHIN)
+            until(lambda: not sidecar.process.running(), what="it has ended")
+    ((status, body),) = answers
+    assert status == 503
+    assert b"this sidecar is being stopped" in body
+
+
 BAD: dict[str, tuple[list[str], int, str]] = {
     "no port": (["--listen=9010x"], 2, "--listen is '9010x': an address and a port such as :9010"),
     "a port that is none": (["--listen=:70000"], 2, "--listen is ':70000'"),

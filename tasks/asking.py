@@ -18,6 +18,7 @@ from cni.settings import Settings
 from tasks import account, broker, names
 from tasks.celery_app import app
 from tasks.errors import BrokerAway, Refused
+from workers import logs
 from workers.configuration import settings_from_environment
 
 
@@ -34,13 +35,17 @@ def ask(settings: Settings, *, within: float) -> dict[str, Any]:
     app.use(settings)
     try:
         broker.require(settings.broker)
-        report = app.send_task(names.CLEAN_NODE, args=[settings.node], expires=within).get(timeout=within)
-    except (BrokerAway, RedisError, OperationalError) as error:
+        # What the task raised comes back as a value: what is raised here is of the way to it.
+        report = app.send_task(names.CLEAN_NODE, args=[settings.node], expires=within).get(timeout=within, propagate=False)
+    # Celery raises a RuntimeError when it has tried in vain to connect again.
+    except (BrokerAway, RedisError, OperationalError, RuntimeError) as error:
         return _answer(503, f"no broker: {' '.join(str(error).split())}")
-    except (NotInTime, TaskRevokedError):
+    except NotInTime:
+        report = TaskRevokedError()
+    if isinstance(report, TaskRevokedError):
         return _answer(504, f"not finished within {within:g} s: a pass that has begun goes on (or does no worker run?)")
-    except Exception as error:  # noqa: BLE001  # what the task raised, of whatever kind
-        return _answer(200, f"{type(error).__name__}: {' '.join(str(error).split())}")
+    if isinstance(report, BaseException):
+        return _answer(200, f"{type(report).__name__}: {' '.join(str(report).split())}")
     if report["aborted"] is not None and report["aborted"]["reason"] == "busy":
         return _answer(409, f"busy: {report['aborted']['detail']}")
     left = "; ".join(account.failures(report, dry_run=False))
@@ -54,8 +59,11 @@ def _answer(status: int, reason: str, *, done: bool = False) -> dict[str, Any]:
 
 def main(within: float) -> None:
     """Ask, and print the answer."""
+    logs.set_up("auto", node=None)
     try:
-        answer = ask(settings_from_environment(), within=within)
+        settings = settings_from_environment()
+        logs.set_up(settings.log_format, node=settings.node)
+        answer = ask(settings, within=within)
     except CleanupError as error:
         answer = _answer(200, str(error))
     sys.stdout.write(json.dumps(answer))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.exceptions import TaskRevokedError
+from redis import Redis
 
 from cli.demo.processes import running
 from cni.settings import Settings
@@ -395,6 +396,30 @@ class TestASidecar:
             status, told = self.cleanup(sidecar)
         assert (status, told["status"]) == (409, "Error")
         assert told["reason"].startswith("busy: another pass holds ")
+
+    def test_a_redis_that_goes_away_meanwhile_is_no_pass_that_was_made(self, tmp_path: Path):
+        server = find_server()
+        assert server is not None
+        with redis_running(server, tmp_path) as broker:
+            settings = Settings(node="node-down", broker=broker)
+            environment = child_environment({**environment_of(settings), "CNI_CLEANUP_NO_SUCH": "1"})
+            asking = subprocess.Popen(
+                [sys.executable, "-m", "tasks.asking", "120"],
+                env=environment,
+                cwd=REPOSITORY,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+            with Redis.from_url(broker) as client:
+                until(lambda: client.llen("node.node-down"), what="the job is in its queue")
+        try:
+            answer, log = asking.communicate(timeout=DONE_WITHIN)
+        finally:
+            asking.kill()
+        told = json.loads(answer)
+        assert (told["status"], told["done"]) == (503, False)
+        assert told["reason"].startswith("no broker: ")
+        assert "unknown_variable" in [json.loads(line)["action"] for line in log.splitlines()]
 
     def test_what_no_worker_takes_is_not_finished_in_time_and_is_never_done_later(self, fleet: Fleet):
         settings = Settings(node="node-down", broker=fleet.broker)

@@ -92,7 +92,7 @@ def _of_totals(totals: Totals | None) -> Iterator[Metric]:
         for labels, count in totals.removed.items():
             removed.add_metric([printable(label) for label in labels], count)
         for result in dict.fromkeys((*RESULTS, *totals.passes)):
-            passes.add_metric((result,), totals.passes.get(result, 0))
+            passes.add_metric((printable(result),), totals.passes.get(result, 0))
     yield removed
     yield passes
 

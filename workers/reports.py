@@ -72,6 +72,19 @@ def read(file: IO[str]) -> LastReport:
         raise CleanupError(f"{NAME} is no whole report: {' '.join(str(error).split())[:200]}") from error
 
 
+def count(value: Any) -> int:
+    """`value`, if it can be how many there are of something.
+
+    Raises:
+        ValueError: it cannot; a metric of it would be a lie, or could not be shown at all.
+        TypeError: likewise.
+    """
+    number = int(value)
+    if not 0 <= number < 1 << 53:
+        raise ValueError("a count that cannot be")
+    return number
+
+
 def _head(file: IO[str]) -> dict[str, Any]:
     """All but the files, which are looked at to see that they are there."""
     line = file.readline(_LONGEST_LINE)
@@ -99,7 +112,7 @@ def _see(line: str, *, end: str) -> None:
 def _files(counts: list[dict[str, Any]]) -> dict[tuple[str, str, str], int]:
     files: Counter[tuple[str, str, str]] = Counter()
     for row in counts:
-        files[str(row["network"]), str(row["verdict"]), str(row["reason"])] += int(row["files"])
+        files[str(row["network"]), str(row["verdict"]), str(row["reason"])] += count(row["files"])
     return dict(files)
 
 

@@ -25,6 +25,7 @@ from waitress.server import BaseWSGIServer, create_server
 
 from cni.errors import CleanupError, UsageError
 from workers import reports
+from workers.state import open_regular
 from workers.tokens import read_token
 
 _THREADS = 4
@@ -175,7 +176,7 @@ class Sidecar:
         """The last report, seen to be whole before the first byte of it is sent."""
         try:
             # The one that is read is the one that is sent, also when a pass replaces it meanwhile.
-            file = open(self.report_path, "rb")  # noqa: SIM115  # the server closes it when it is sent
+            file = open_regular(self.report_path)
         except FileNotFoundError:
             return _refusal("404 Not Found", "no pass has been made on this node yet")
         try:

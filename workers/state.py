@@ -1,11 +1,13 @@
 """The state directory: what this program remembers of a node between passes."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import IO, Any
 
 from cni.cleaning import Held
 from cni.errors import CleanupError, PassAborted
@@ -118,6 +120,19 @@ class State:
             sync_directory(self.directory)
         except OSError as error:
             raise _cannot_write(self.path(name), error) from error
+
+
+def open_regular(path: str) -> IO[bytes]:
+    """Open a file to be read; whatever else stands under its name is not waited for, as a FIFO would be for ever.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")  # noqa: SIM115  # the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "no regular file", path)
+    return file
 
 
 def sync_directory(path: str) -> None:

@@ -1,6 +1,7 @@
 """What the sidecar knows of its node: looked at now and then, so that being asked costs nothing."""
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ from cni.errors import CleanupError
 from cni.settings import Settings
 from workers import reports
 from workers.paths import Root
-from workers.state import State
+from workers.state import State, open_regular
 from workers.tally import Files, Tally
 from workers.usage import Counter, Usage
 
@@ -24,6 +25,9 @@ EVERY = 5.0
 
 _MOST_SHARE = 0.02
 """Of the time that looking may take: a crowded directory that changes all the time is read again less often."""
+
+_MOST_TOTALS = 1 << 20
+"""Letters of `totals.json` that are read; a larger one was not written here."""
 
 Source = Literal["cnifiles", "report", "totals", "journal"]
 
@@ -136,7 +140,7 @@ class _Kept(Generic[_T]):
             OSError: it cannot be read.
         """
         try:
-            with open(self._path, encoding="utf-8", errors="replace") as file:
+            with io.TextIOWrapper(open_regular(self._path), encoding="utf-8", errors="replace") as file:
                 status = os.fstat(file.fileno())
                 identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
                 if self._identity != identity:
@@ -162,11 +166,11 @@ def _totals(file: IO[str]) -> Totals:
         CleanupError: it is none.
     """
     try:
-        found = json.load(file)
+        found = json.loads(file.read(_MOST_TOTALS))
         last = found.get("last_success")
         return Totals(
-            passes={str(result): int(count) for result, count in found["passes"].items()},
-            removed={(str(one["network"] or ""), str(one["reason"])): int(one["count"]) for one in found["removed"]},
+            passes={str(result): reports.count(count) for result, count in found["passes"].items()},
+            removed={(str(one["network"] or ""), str(one["reason"])): reports.count(one["count"]) for one in found["removed"]},
             last_success=None if last is None else datetime.fromisoformat(last).timestamp(),
         )
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:

@@ -127,7 +127,7 @@ def test_any_name_of_a_network_leaves_the_metrics_readable(name: str):
     seen = Seen(
         usage=[Usage(network=name, reserved=7, capacity=9)],
         report=LastReport(finished=NOW, duration=0.0, lock_wait=0.0, files={(name, "keep", "foreign"): 7}),
-        totals=Totals(removed={(name, "absent"): 7}),
+        totals=Totals(passes={name: 7}, removed={(name, "absent"): 7}),
     )
     found = families(seen)
     for family in ("cni_cleanup_reservations", "cni_cleanup_files", "cni_cleanup_removed"):

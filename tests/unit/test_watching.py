@@ -53,7 +53,20 @@ def test_a_pass_shows_with_the_next_look(tree: NodeTree):
     assert one.seen.journal_size == sum(file.stat().st_size for file in journal.iterdir()) > 0
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"passes": {"ok": "many"}, "removed": []}', b"[" * 100_000])
+DAMAGED = [
+    b"",
+    b"{",
+    b"[]",
+    b"\xff\xfe",
+    b'{"passes": {"ok": "many"}, "removed": []}',
+    b'{"passes": {"ok": -5}, "removed": []}',
+    b'{"passes": {"ok": 1%s}, "removed": []}' % (b"0" * 400),
+    b'{"passes": {"ok": 1}, "removed": [], "more": "%s"}' % (b" " * 2_000_000),
+    b"[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 @pytest.mark.parametrize("name", ["report", "totals"])
 def test_a_damaged_file_is_told_and_hides_nothing_else(tree: NodeTree, name: str, content: bytes):
     tree.clean()
@@ -63,6 +76,24 @@ def test_a_damaged_file_is_told_and_hides_nothing_else(tree: NodeTree, name: str
     assert getattr(found, name) is None
     assert found.tally is not None
     assert (found.totals if name == "report" else found.report) is not None
+
+
+@pytest.mark.parametrize("name", ["report", "totals"])
+def test_a_fifo_in_a_files_place_is_told_and_not_waited_for(tree: NodeTree, name: str):
+    tree.clean()
+    path = tree.state / f"{name}.json"
+    path.unlink()
+    os.mkfifo(path)
+    assert "no regular file" in seen(tree).unreadable[name]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("files", [-1, 10**400])
+def test_a_report_with_a_count_that_cannot_be_is_damaged(tree: NodeTree, files: int):
+    tree.clean()
+    path = tree.state / "report.json"
+    path.write_text(path.read_text().replace('"files": 2}', f'"files": {files}}}', 1))
+    found = seen(tree)
+    assert (found.report, set(found.unreadable)) == (None, {"report"})
 
 
 def test_what_was_damaged_is_read_again_when_a_pass_has_replaced_it(tree: NodeTree):

@@ -26,7 +26,11 @@ class Told(UserDict[str, Any]):
     """A result that is shown as one sentence. Whoever fetches it gets all of it, as JSON."""
 
     def __repr__(self) -> str:
-        return sentence(self.data)
+        try:
+            return sentence(self.data)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            # The answer to a repeated job comes from a file or from Redis. Not to be able to show it is no failure of the job.
+            return repr(self.data)
 
     def __json__(self) -> dict[str, Any]:
         """What kombu writes."""

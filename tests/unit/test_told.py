@@ -81,3 +81,8 @@ def test_celery_shows_the_sentence_and_fetches_the_whole():
     result = Told(report(outcomes={"removed": 6}, counts=[LEAKED]))
     assert saferepr(result, 1024) == "files: 6 removed; pass P"
     assert loads(dumps({"result": result}))["result"] == result.data
+
+
+@pytest.mark.parametrize("damaged", [{}, {"pass_id": "P", "aborted": {}, "networks": None}, report(outcomes=None)])
+def test_what_cannot_be_told_is_shown_as_it_is(damaged: dict[str, Any]):
+    assert saferepr(Told(damaged)) == repr(damaged)

@@ -10,6 +10,7 @@ from typing import IO, Literal
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
+from cni.names import printable
 from cni.report import Report
 
 Format = Literal["auto", "json", "text"]
@@ -41,7 +42,7 @@ def set_up(form: Format, *, node: str | None, level: int | str = logging.INFO, s
     stream = sys.stderr if stream is None else stream
     as_json = form == "json" or (form == "auto" and not stream.isatty())
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(_json() if as_json else logging.Formatter(_TEXT, "%H:%M:%S"))
+    handler.setFormatter(_json() if as_json else _Text(_TEXT, "%H:%M:%S"))
     handler.addFilter(_Context(node))
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
@@ -76,6 +77,14 @@ def _json() -> logging.Formatter:
         exc_info_as_array=False,
         json_ensure_ascii=True,
     )
+
+
+class _Text(logging.Formatter):
+    """For people: names come from elsewhere, and none may make a line of its own or command the terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the base class's name
+        record.message = printable(record.message.rstrip())
+        return super().formatMessage(record)
 
 
 class _Context(logging.Filter):

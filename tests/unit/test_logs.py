@@ -120,6 +120,14 @@ def test_before_a_terminal_it_is_text(logging_as_before: None):
     assert stream.getvalue().rstrip().endswith("WARNING look here")
 
 
+@pytest.mark.parametrize("text", ["a\n12:00:00 INFO    forged", "\x1b[2J", "\r", "\u202e"])
+def test_before_a_terminal_no_name_makes_a_line_or_commands_it(logging_as_before: None, text: str):
+    stream = Terminal()
+    logs.set_up("auto", node=None, stream=stream)
+    log.warning("removed %s: absent", text)
+    assert stream.getvalue().removesuffix("\n").isprintable()
+
+
 @pytest.mark.parametrize(("form", "stream", "begins"), [("json", Terminal(), "{"), ("text", io.StringIO(), "")])
 def test_the_form_can_be_chosen(logging_as_before: None, form: logs.Format, stream: io.StringIO, begins: str):
     logs.set_up(form, node=None, stream=stream)

@@ -38,7 +38,7 @@ _WHOLE_WITHIN = 30
 """Seconds from its connection within which a client must have sent its request, and between two steps of reading the answer."""
 
 _BODY_LIMIT = 4096
-"""Bytes of a request's body, of which nothing is wanted."""
+"""Bytes of a request's body, in which nothing is wanted."""
 
 _HEADER_LIMIT = 16384
 
@@ -189,6 +189,9 @@ class Sidecar:
         return Response(status="200 OK", body=file)
 
     def _clean(self, environ: Environ) -> Response:
+        # Silence would look like consent to `?dry_run=true`, which is a wish for less.
+        if environ.get("QUERY_STRING") or environ["wsgi.input"].read(_BODY_LIMIT).strip() not in (b"", b"{}"):
+            return _refusal("400 Bad Request", "a pass can be asked for and nothing else: a dry run is the node's own --dry-run")
         if not self._one_cleanup.acquire(blocking=False):
             return _refusal("409 Conflict", "busy: another request waits for a pass of this node")
         try:

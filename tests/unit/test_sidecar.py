@@ -228,6 +228,25 @@ class TestAskingForAPass:
             first.join()
         assert client.with_token("/cleanup", "POST")[0] == 200
 
+    @pytest.mark.parametrize(("query", "body"), [("dry_run=true", b""), ("", b'{"dry_run": true}'), ("", b"dry_run=true")])
+    def test_a_wish_that_is_not_known_is_refused_and_nothing_is_asked(self, tmp_path: Path, query: str, body: bytes):
+        asked: list[None] = []
+
+        def cleanup() -> Answer:
+            asked.append(None)
+            return DONE
+
+        more: dict[str, Any] = {"QUERY_STRING": query, "wsgi.input": io.BytesIO(body)}
+        client = Client(tmp_path, cleanup=cleanup)
+        status, _, told = client.ask("/cleanup", "POST", HTTP_AUTHORIZATION=f"Bearer {TOKEN}", **more)
+        assert (status, asked) == (400, [])
+        assert "--dry-run" in json.loads(told)["reason"]
+
+    @pytest.mark.parametrize("body", [b"", b"{}", b"\n"])
+    def test_a_body_that_wants_nothing_is_no_wish(self, tmp_path: Path, body: bytes):
+        more: dict[str, Any] = {"wsgi.input": io.BytesIO(body)}
+        assert Client(tmp_path).ask("/cleanup", "POST", HTTP_AUTHORIZATION=f"Bearer {TOKEN}", **more)[0] == 200
+
     def test_one_that_fails_is_answered_and_the_next_one_is_asked_for(self, tmp_path: Path):
         answers: list[Answer | Exception] = [DONE, RuntimeError("nobody foresaw this")]
 

@@ -65,7 +65,8 @@ def main(within: float) -> None:
         logs.set_up(settings.log_format, node=settings.node)
         answer = ask(settings, within=within)
     except CleanupError as error:
-        answer = _answer(200, str(error))
+        # Nothing was asked.
+        answer = _answer(503, str(error))
     sys.stdout.write(json.dumps(answer))
 
 

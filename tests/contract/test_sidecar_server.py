@@ -1,9 +1,12 @@
 """The sidecar as a process of its own, asked over HTTP: by well-behaved clients and by others."""
 
+import json
 import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -17,8 +20,9 @@ from cli.demo.processes import running
 from tests.support.http import WITHIN, connected, get
 from tests.support.nodetree import NodeTree
 from tests.support.polling import until
-from tests.support.program import run
+from tests.support.program import REPOSITORY, child_environment, run
 from tests.support.sidecar import Sidecar, start_sidecar
+from workers.configuration import environment_of
 
 TOKEN = "token-of-the-test"  # noqa: S105  # a made-up one
 
@@ -217,6 +221,21 @@ def test_who_waits_for_a_pass_is_answered_when_it_is_told_to_end(tmp_path: Path)
     ((status, body),) = answers
     assert status == 503
     assert b"this sidecar is being stopped" in body
+
+
+def test_a_broker_that_is_refused_is_no_pass_that_was_made(served: Served):
+    settings = served.tree.settings(broker="redis://127.0.0.1:1/0?ssl=no")
+    asking = subprocess.run(
+        [sys.executable, "-m", "tasks.asking", "1"],
+        env=child_environment(environment_of(settings)),
+        cwd=REPOSITORY,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    told = json.loads(asking.stdout)
+    assert (told["status"], told["done"]) == (503, False)
+    assert "only a rediss URL may have" in told["reason"]
 
 
 BAD: dict[str, tuple[list[str], int, str]] = {

@@ -29,6 +29,9 @@ HOLD_SECONDS = 0.003
 PAUSE_SECONDS = (0.001, 0.005)
 """The lock is free for at least so long: flock is not fair, and without a pause ADDs starve (28 in 6 s instead of 450)."""
 
+_MOST_NAMED = 20
+"""Files that cannot be removed which are findings. One reason may keep all 65,000, and Redis has the findings of each node."""
+
 Directories = tuple[str, ...]
 
 
@@ -48,6 +51,8 @@ class Remover:
     problems: dict[str, Problem]
     #: Seconds spent waiting for the plugin's locks so far.
     lock_wait: float = 0.0
+    #: Files that could not be removed so far.
+    _unremovable: int = 0
     #: By time.monotonic(): until then the lock is left to the plugin, while the next batch is announced.
     _pause_until: float = 0.0
 
@@ -177,7 +182,11 @@ class Remover:
         except FileNotFoundError:
             return "gone"
         except OSError as error:
-            self.findings.append(f"{item.path} cannot be removed: {error.strerror}")
+            self._unremovable += 1
+            if self._unremovable <= _MOST_NAMED:
+                self.findings.append(f"{item.path} cannot be removed: {error.strerror}")
+            elif self._unremovable == _MOST_NAMED + 1:
+                self.findings.append("more files cannot be removed: they are `failed` in this node's own report")
             return "failed"
         return "removed"
 

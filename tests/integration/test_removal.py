@@ -655,3 +655,20 @@ def test_what_cannot_be_removed_is_told(tree):
         subprocess.run(["umount", str(results)], check=True)
     assert report.count("failed") == 2
     assert any("Read-only file system" in finding for finding in report.findings)
+
+
+def test_what_keeps_all_files_is_told_of_some(tree):
+    require_root()
+    for number in range(4, 44):
+        tree.dead(f"gone-{number}", f"10.88.0.{number}")
+    results = tree.root / "var/lib/cni/results"
+    subprocess.run(["mount", "--bind", str(results), str(results)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(results)], check=True)
+        report = tree.clean()
+    finally:
+        subprocess.run(["umount", str(results)], check=True)
+    assert report.count("failed") > 40
+    told = [finding for finding in report.findings if "cannot be removed" in finding]
+    assert len(told) == 21
+    assert told[-1].startswith("more files")

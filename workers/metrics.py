@@ -63,7 +63,8 @@ def _of_files(tally: Tally | None, usage: Sequence[Usage]) -> Iterator[Metric]:
     for one in usage:
         # A directory may have a name that is no text, and one such must not cost the others their metrics.
         name = printable(one.network)
-        reserved.add_metric((name,), one.reserved)
+        if one.known:
+            reserved.add_metric((name,), one.reserved)
         if one.capacity is not None:
             capacity.add_metric((name,), one.capacity)
     yield reserved

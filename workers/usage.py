@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cni import attachment as attachments
 from cni.names import is_address, is_network_name
@@ -24,6 +24,8 @@ class Usage:
     reserved: int
     #: None where its configuration is not known.
     capacity: int | None
+    #: Whether it could be counted. Passes take one that could not for empty, and remove nothing there.
+    known: bool = field(default=True, compare=False)
 
     def is_over(self, percent: int) -> bool:
         """Whether so much of the capacity is reserved; never for 0."""
@@ -55,7 +57,8 @@ class Counter:
             if chosen is None or name in chosen:
                 reserved = self._reserved(directory) if is_network_name(name) else 0
                 config = configs.get(name) or (self._as_cached(name, node.cni_dirs) if reserved else None)
-                found.append(Usage(network=name, reserved=reserved, capacity=config.capacity() if config else None))
+                capacity = config.capacity() if config else None
+                found.append(Usage(network=name, reserved=reserved or 0, capacity=capacity, known=reserved is not None))
         return found
 
     def _as_cached(self, network: str, cni_dirs: Sequence[str]) -> NetworkConfig | None:
@@ -86,11 +89,12 @@ class Counter:
         finally:
             os.close(fd)
 
-    def _reserved(self, directory: str) -> int:
+    def _reserved(self, directory: str) -> int | None:
+        """How many there are; None where that cannot be told, as of a link."""
         try:
             fd = self._root.open_network(directory)
         except OSError:
-            return 0
+            return None
         try:
             changed = os.fstat(fd).st_mtime_ns
             known = self._known.get(directory)
@@ -104,7 +108,7 @@ class Counter:
                 self._known[directory] = changed, count
             return count
         except OSError:
-            return 0
+            return None
         finally:
             os.close(fd)
 

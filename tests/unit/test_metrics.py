@@ -1,16 +1,18 @@
 """The metrics of the contract: names, types, labels, and no sample of what is not known."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.nodetree import NodeTree
 from workers.metrics import NodeMetrics, registry_of
 from workers.reports import LastReport
 from workers.tally import Tally
 from workers.usage import Usage
-from workers.watching import Seen, Totals
+from workers.watching import Seen, Totals, Watcher
 
 NOW = 1_800_000_000.0
 
@@ -99,6 +101,15 @@ def test_every_number_is_what_was_seen(name: str, labels: dict[str, str], wanted
 def test_what_is_not_known_has_no_sample():
     with_samples = {name for name, family in families(Seen()).items() if family.samples and not name.startswith("process_")}
     assert with_samples == {"cni_cleanup_readable", "cni_cleanup_build_info"}
+
+
+def test_a_network_that_cannot_be_counted_is_not_empty(tmp_path: Path):
+    tree = NodeTree(tmp_path)
+    (tree.reservation("10.88.0.2", "a").parent.parent / "link").symlink_to("cbr0")
+    watcher = Watcher(tree.settings())
+    watcher.look()
+    assert value(watcher.seen, "cni_cleanup_reservations", network="cbr0") == 1
+    assert value(watcher.seen, "cni_cleanup_reservations", network="link") is None
 
 
 def test_before_the_first_pass_its_counters_are_zero():

@@ -129,7 +129,7 @@ def _started(node: Node, base: Path) -> Iterator[tuple[subprocess.Popen[str], in
         )
     try:
         until = time.monotonic() + STARTS_WITHIN
-        while not (found := re.search(r"port (\d+)", log.read_text())):
+        while not (found := re.search(r"serving http://127\.0\.0\.1:(\d+)/metrics", log.read_text())):
             if process.poll() is not None or time.monotonic() > until:
                 raise BenchFailed(f"the sidecar does not start: {log.read_text()}")
             time.sleep(0.1)

@@ -123,7 +123,8 @@ def _understood(url: str, status: int, body: bytes) -> Answer:
         hint = {401: ": it wants a token, or another one (--token-file)", 403: ": the token is not accepted"}.get(status, "")
         return Answer(url=url, done=False, detail=f"it answered {status}{hint or ', and nothing that can be understood'}")
     done = status == 200 and what == "Done"
-    told = ": ".join(filter(None, (what, reason))) + ("" if status == 200 else f" ({status})")
+    hint = " (--token-file names the token)" if status == 401 else ""
+    told = f"{reason or what}{hint}" + ("" if status == 200 else f" ({status})")
     return Answer(url=url, done=done, detail=told[:500])
 
 

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from cli.options import MORE, NODE, settings_of, shared_options
+from cli.options import MORE, NODE, log_as_service, settings_of, shared_options
 from cni.settings import Settings
 
 # Each command imports what it runs: Celery takes half a second, and beat must not load what a worker needs.
@@ -22,6 +22,7 @@ def worker(context: click.Context, *, check: bool) -> None:
     settings = settings_of(context)
     if check:
         sys.exit(_check(settings))
+    log_as_service(settings)
     from tasks.worker import start
 
     sys.exit(start(settings, loglevel=_loglevel(settings)))
@@ -32,9 +33,10 @@ def worker(context: click.Context, *, check: bool) -> None:
 @click.pass_context
 def control(context: click.Context) -> None:
     """Run the worker that does the sweeps: it asks every node for one pass."""
+    settings = settings_of(context)
+    log_as_service(settings)
     from tasks.worker import start_control
 
-    settings = settings_of(context)
     sys.exit(start_control(settings, loglevel=_loglevel(settings)))
 
 
@@ -43,9 +45,10 @@ def control(context: click.Context) -> None:
 @click.pass_context
 def beat(context: click.Context) -> None:
     """Run the scheduler: it asks for a sweep when one is due."""
+    settings = settings_of(context)
+    log_as_service(settings)
     from beat import start
 
-    settings = settings_of(context)
     start(settings, loglevel=_loglevel(settings))
 
 

@@ -1,7 +1,6 @@
 """The sidecar's command, and how it asks for a pass."""
 
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -10,11 +9,11 @@ import time
 
 import click
 
-from cli.options import MORE, settings_of, shared_options
+from cli.options import MORE, log_as_service, settings_of, shared_options
 from cni import __version__
 from cni.errors import UsageError
 from cni.settings import Settings
-from workers import logs, metrics, reports, sidecar, watching
+from workers import metrics, reports, sidecar, watching
 from workers.configuration import environment_of
 from workers.state import State
 from workers.tokens import read_token
@@ -46,7 +45,7 @@ _USES = (
 def server(context: click.Context) -> None:
     """Serve /metrics, /healthz and /.well-known; with --token-file also /report and POST /cleanup, to whoever has the token."""
     settings = settings_of(context)
-    logs.set_up(settings.log_format, node=settings.node, level=logging.DEBUG if settings.debug else logging.INFO)
+    log_as_service(settings)
     if settings.token_file is not None:
         read_token(settings.token_file)
         if settings.node is None:

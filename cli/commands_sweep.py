@@ -119,7 +119,8 @@ def job(context: click.Context, /, **given: Any) -> None:
 def report(context: click.Context, *, sweep_id: str | None, as_list: bool, as_json: bool, html: str | None) -> None:
     """Show what became of the last sweep: per node cleaned, failed, missed, and why. It reads the ledger and asks no node.
 
-    Exit status: 0 it can be told; 1 it cannot, or the page cannot be written; 2 there is no such sweep, or FILE cannot be.
+    Exit status: 0 it can be told; 1 it cannot, or the page cannot be written; 2 there is no such sweep, or FILE cannot be
+    written there.
     """
     from cli.show_sweep import show_account, show_list
     from tasks import names
@@ -154,10 +155,8 @@ def _refuse_contradictions(given: dict[str, Any]) -> None:
     there = {name for name, value in given.items() if value is not None and value is not False}
     ways = [name for name in ("autodiscover", "urlserver", "stop", "resume") if name in there]
     if len(ways) != 1:
-        told = "nothing" if not ways else " and ".join(f"--{name}" for name in ways)
-        raise UsageError(
-            f"one of --autodiscover, --urlserver, --stop and --resume is wanted, not {told} (see cni-cleanup help job)"
-        )
+        told = f", not {' and '.join(f'--{name}' for name in ways)}" if ways else ""
+        raise UsageError(f"one of --autodiscover, --urlserver, --stop and --resume is wanted{told} (see cni-cleanup help job)")
     for name, fitting in _GOES_WITH.items():
         if name in there and ways[0] not in fitting:
             raise UsageError(f"{_flag(name)} is for {' and '.join(_flag(way) for way in fitting)}, not for {_flag(ways[0])}")

@@ -78,6 +78,13 @@ def settings_of(context: click.Context) -> Settings:
     return settings
 
 
+def log_as_service(settings: Settings) -> None:
+    """Log from here on as the long-running processes do."""
+    from workers import logs
+
+    logs.set_up(settings.log_format, node=settings.node, level=logging.DEBUG if settings.debug else logging.INFO)
+
+
 def refuse_flags(context: click.Context, *refused: str, why: str) -> None:
     """Refuse flags that would limit something else than this command, before or after its name: silence would look like consent.
 

@@ -4,11 +4,17 @@ from contextlib import ExitStack
 from typing import Any
 
 from celery.signals import setup_logging, task_postrun, task_prerun
+from kombu.exceptions import OperationalError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from cni.settings import Settings
 from tasks import names
 from tasks.errors import Refused
 from workers import logs
+
+_AWAY = (RedisConnectionError, RedisTimeoutError, OperationalError)
+"""Celery tells of each with its traceback, of which Beat has two when Redis goes away."""
 
 _jobs: dict[str, ExitStack] = {}
 """What to leave when a job ends, by its id. A child does one at a time."""
@@ -18,7 +24,7 @@ def take_over(settings: Settings) -> None:
     """Have this process log as the settings say, instead of in Celery's own form."""
 
     def set_up(loglevel: int | str, **_more: Any) -> None:
-        logs.set_up(settings.log_format, node=settings.node, level=loglevel)
+        logs.set_up(settings.log_format, node=settings.node, level=loglevel, untraced=_AWAY)
 
     # Celery leaves logging alone where somebody listens to this.
     setup_logging.connect(set_up, weak=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 from celery import bootsteps
 from celery.exceptions import SecurityWarning
-from celery.signals import worker_before_create_process
+from celery.signals import worker_before_create_process, worker_shutting_down
 from celery.utils.functional import noop
 from celery.worker import state
 
@@ -156,5 +156,12 @@ def _run(
         without_mingle=True,
         heartbeat_interval=_HEARTBEAT,
     )
+    stopped: list[str] = []
+
+    def note_stop(sig: str, **_more: Any) -> None:
+        stopped.append(sig)
+
+    # To Celery a Ctrl-C is a failure. Who stops a service does not want to be told that it failed.
+    worker_shutting_down.connect(note_stop)
     worker.start()
-    return int(worker.exitcode or 0)
+    return 0 if "SIGINT" in stopped else int(worker.exitcode or 0)

@@ -345,7 +345,7 @@ OPTIONS: tuple[Option, ...] = (
         name="token-file",
         field="token_file",
         metavar="FILE",
-        help="Holds the bearer token of the sidecar, for what is not for everybody.",
+        help="Holds the bearer token: the sidecar's own, or the one that job --urlserver shows to sidecars.",
         parse=_path,
     ),
     Option(

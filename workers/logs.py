@@ -11,12 +11,12 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 from cni.names import printable
-from cni.report import Report
+from cni.report import Report, rfc3339
 
 Format = Literal["auto", "json", "text"]
 
-_FIELDS = ("levelname", "action", "message", "name", "node", "sweep_id", "pass_id", "trace_id")
-"""In every line, in this order, after the time; null where there is none. What an event has of its own follows."""
+_FIELDS = ("time", "levelname", "action", "message", "name", "node", "sweep_id", "pass_id", "trace_id")
+"""In every line, in this order; null where there is none. What an event has of its own follows."""
 
 _TEXT = "%(asctime)s %(levelname)-7s %(message)s"
 
@@ -37,13 +37,23 @@ def about(*, sweep_id: str | None = None, pass_id: str | None = None) -> Iterato
             variable.reset(token)
 
 
-def set_up(form: Format, *, node: str | None, level: int | str = logging.INFO, stream: IO[str] | None = None) -> None:
-    """Have all of this process's logging in one form, on stderr unless another stream is given."""
+def set_up(
+    form: Format,
+    *,
+    node: str | None,
+    level: int | str = logging.INFO,
+    stream: IO[str] | None = None,
+    untraced: tuple[type[BaseException], ...] = (),
+) -> None:
+    """Have all of this process's logging in one form, on stderr unless another stream is given.
+
+    `untraced` are errors that say all in their message: where they come from helps nobody.
+    """
     stream = sys.stderr if stream is None else stream
     as_json = form == "json" or (form == "auto" and not stream.isatty())
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_json() if as_json else _Text(_TEXT, "%H:%M:%S"))
-    handler.addFilter(_Context(node))
+    handler.addFilter(_Context(node, untraced))
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
@@ -71,7 +81,6 @@ def _json() -> logging.Formatter:
     return JsonFormatter(
         list(_FIELDS),
         rename_fields={"levelname": "level", "name": "logger"},
-        timestamp="time",
         # Celery's own form of what its lines say already, a job's whole result among it.
         reserved_attrs=[*RESERVED_ATTRS, "data"],
         exc_info_as_array=False,
@@ -90,16 +99,25 @@ class _Text(logging.Formatter):
 class _Context(logging.Filter):
     """Adds to each line what it is about. What a call says itself, in `extra`, counts more."""
 
-    def __init__(self, node: str | None) -> None:
+    def __init__(self, node: str | None, untraced: tuple[type[BaseException], ...]) -> None:
         super().__init__()
         self._node = node
+        self._untraced = untraced
 
     def filter(self, record: logging.LogRecord) -> bool:
         # A library's lines have no action of their own: that it spoke is one.
-        said = {"action": record.name, "node": self._node, "sweep_id": _sweep_id.get(), "pass_id": _pass_id.get()}
+        said = {
+            "time": rfc3339(int(record.created * 1e9)),
+            "action": record.name,
+            "node": self._node,
+            "sweep_id": _sweep_id.get(),
+            "pass_id": _pass_id.get(),
+        }
         for name, value in (*said.items(), ("trace_id", _trace_id())):
             if not hasattr(record, name):
                 setattr(record, name, value)
+        if record.exc_info and isinstance(record.exc_info[1], self._untraced):
+            record.exc_info = None
         return True
 
 

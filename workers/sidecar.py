@@ -153,7 +153,8 @@ class Sidecar:
         # WSGI has headers as Latin-1; compared in constant time, so that no answer tells how much of a guess was right.
         if scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode("latin-1"), token.encode()):
             return None
-        return _refusal("401 Unauthorized", "a bearer token is wanted, and this is not it", ("WWW-Authenticate", "Bearer"))
+        wanted = "this is not the token" if given else "a bearer token is wanted"
+        return _refusal("401 Unauthorized", wanted, ("WWW-Authenticate", "Bearer"))
 
     def _metrics(self, environ: Environ) -> Response:
         encode, content_type = choose_encoder(str(environ.get("HTTP_ACCEPT", "")))
@@ -279,7 +280,9 @@ def serve(application: Sidecar, listener: socket.socket, *, end: Callable[[], No
     sys.setswitchinterval(_SWITCHES_AFTER)
     with _ending_at_signals(end), contextlib.suppress(SystemExit):
         host, port = listener.getsockname()[:2]
-        _log.info("serving at %s, port %d", host, port, extra={"action": "serving", "port": port})
+        shown = f"[{host}]" if ":" in host else host
+        more = "" if application.token_file is None else "; with the token /report and POST /cleanup too"
+        _log.info("serving http://%s:%d/metrics%s", shown, port, more, extra={"action": "serving", "port": port})
         server.run()
 
 

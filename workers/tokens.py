@@ -25,5 +25,5 @@ def read_token(path: str) -> str:
         why = error.strerror if isinstance(error, OSError) else "it is not ASCII"
         raise UsageError(f"--token-file {path} cannot be read: {why}") from error
     if not token or not token.isprintable() or " " in token:
-        raise UsageError(f"--token-file {path} holds no token")
+        raise UsageError(f"--token-file {path} holds no token: one line of ASCII without blanks is wanted")
     return token

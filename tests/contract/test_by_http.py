@@ -123,8 +123,8 @@ class TestAnAnswer:
         error = json.dumps({"status": "Error", "reason": "aborted (hold): /state/hold is there"}).encode()
         markup = json.dumps({"status": "Error", "reason": "[red]a\x1b[2Jb[/]"}).encode()
         cases: dict[str, tuple[Sidecar, str]] = {
-            "error": (Sidecar(body=error), "Error: aborted (hold): /state/hold is there"),
-            "busy": (Sidecar(status=409, body=json.dumps({"status": "Error", "reason": "busy"}).encode()), "Error: busy (409)"),
+            "error": (Sidecar(body=error), "aborted (hold): /state/hold is there"),
+            "busy": (Sidecar(status=409, body=json.dumps({"status": "Error", "reason": "busy"}).encode()), "busy (409)"),
             "done, but not 200": (Sidecar(status=202), "Done (202)"),
             "unauthorized": (Sidecar(status=401, body=b""), "401: it wants a token"),
             "forbidden": (Sidecar(status=403, body=b"<html>"), "403: the token is not accepted"),
@@ -139,7 +139,7 @@ class TestAnAnswer:
             "endless": (Sidecar(body=b"x" * (4 << 20)), "200, and nothing that can be understood"),
             "markup": (
                 Sidecar(body=markup),
-                r"Error: [red]a\x1b[2Jb[/]",
+                r"[red]a\x1b[2Jb[/]",
             ),
             "status of another type": (Sidecar(body=b'{"status": true}'), "True"),
             "compressed nonsense": (Sidecar(headers={"Content-Encoding": "gzip"}), ""),

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -359,6 +360,7 @@ def test_each_line_of_the_log_is_one_json_object_that_says_what_it_is_about(flee
     assert line["reason"] == "absent"
     assert {line["pass_id"] for line in (begun, *removed, ended)} == {begun["pass_id"]} != {succeeded["pass_id"]}
     assert len(removed) == ended["removed"]
+    until(lambda: "ready" in {line["action"] for line in log_of(fleet, "node-3")}, what="that the worker says it is ready")
     always = {"time", "level", "action", "message", "logger", "node", "sweep_id", "pass_id", "trace_id"}
     assert all(always <= line.keys() for line in log_of(fleet, "node-3"))
 
@@ -476,12 +478,13 @@ def test_a_page_of_a_sweep_that_is_not_on_record_is_wrong_usage_and_no_file(flee
     assert (done.status, done.out, list(tmp_path.iterdir())) == (2, "", [])
 
 
-def test_a_stopped_worker_ends_with_status_zero_and_leaves_what_is_queued(fleet: Fleet):
-    worker = fleet.workers["node-3"]
-    worker.terminate()
+@pytest.mark.parametrize(("node", "number"), [("node-3", signal.SIGTERM), ("node-4", signal.SIGINT)])
+def test_a_stopped_worker_ends_with_status_zero_and_leaves_what_is_queued(fleet: Fleet, node: str, number: signal.Signals):
+    worker = fleet.workers[node]
+    os.kill(worker.pid, number)
     until(lambda: not worker.running(), what="the end of the worker")
     ended = os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     assert ended is not None
     assert (ended.si_code, ended.si_status) == (os.CLD_EXITED, 0)
-    fleet.app.send_task("tasks.scan_node", ["node-3"])
-    assert fleet.redis.llen("node.node-3") == 1
+    fleet.app.send_task("tasks.scan_node", [node])
+    assert fleet.redis.llen(f"node.{node}") == 1

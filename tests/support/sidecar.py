@@ -38,7 +38,7 @@ def start_sidecar(processes: Processes, settings: Settings, name: str = "sidecar
 
     def serves() -> bool:
         assert process.running(), process.log_end()
-        found[:] = re.findall(r"serving at 127\.0\.0\.1, port (\d+)", process.log_end())
+        found[:] = re.findall(r"serving http://127\.0\.0\.1:(\d+)/metrics", process.log_end())
         return bool(found)
 
     until(serves, what="a sidecar that serves")

@@ -113,6 +113,15 @@ def test_a_traceback_is_in_its_line(stream: io.StringIO):
     assert "ValueError: invalid literal" in line["exc_info"]
 
 
+def test_an_error_that_says_all_in_its_message_has_no_traceback(logging_as_before: None):
+    stream = io.StringIO()
+    logs.set_up("json", node=None, stream=stream, untraced=(ConnectionError,))
+    for error in (ConnectionRefusedError("away"), ValueError("a bug")):
+        log.error("failed: %s", error, exc_info=error)
+    away, bug = lines(stream)
+    assert ("exc_info" in away, "exc_info" in bug) == (False, True)
+
+
 def test_before_a_terminal_it_is_text(logging_as_before: None):
     stream = Terminal()
     logs.set_up("auto", node=None, stream=stream)

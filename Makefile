@@ -85,6 +85,8 @@ test: $(venv)/installed-dev $(exporter)/installed
 	$(bin)/lint-imports --no-logo
 	echo "== pytest: unit, contract, integration, e2e; what waits for a fleet runs beside the rest, and is shown after it"
 	mkdir -p build
+	# Hundreds of processes start: compiling all that each imports would be half of the time, whatever this shell thinks of bytecode.
+	export PYTHONDONTWRITEBYTECODE= PYTHONPYCACHEPREFIX="$$PWD/build/bytecode"
 	$(bin)/pytest -p no:cacheprovider --durations=5 $(fleet_tests) >build/fleet-tests.log 2>&1 &
 	beside=$$!
 	trap 'kill $$beside 2>/dev/null || true' EXIT

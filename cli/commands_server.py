@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 
 import click
 
@@ -57,7 +56,7 @@ def server(context: click.Context) -> None:
     end_watching = watching.start(watcher)
     cleanup = _ByBroker(settings)
     application = sidecar.Sidecar(
-        registry=metrics.registry_of(metrics.NodeMetrics(lambda: watcher.seen, version=__version__, now=time.time)),
+        registry=metrics.registry_of(metrics.NodeMetrics(lambda: watcher.seen, version=__version__)),
         report_path=State(settings.state_dir).path(reports.NAME),
         cleanup=cleanup,
         version=__version__,

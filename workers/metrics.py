@@ -1,5 +1,6 @@
 """The metrics of a node, in Prometheus' form. Their names, types and labels are a promise to users."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import get_args
 
@@ -20,11 +21,19 @@ RESULTS = ("ok", "aborted", "failed")
 class NodeMetrics(Collector):
     """Tells what was last seen. What is not known has no sample: a 0 would be a lie, and an alert can ask for absence."""
 
-    def __init__(self, seen: Callable[[], Seen], *, version: str, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        seen: Callable[[], Seen],
+        *,
+        version: str,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """`now` is the wall clock, in seconds since 1970."""
         self._seen = seen
         self._version = version
         self._now = now
+        self._monotonic = monotonic
 
     def describe(self) -> list[Metric]:
         """Nothing: to be registered is not to be asked."""
@@ -41,6 +50,7 @@ class NodeMetrics(Collector):
         for source in get_args(Source):
             readable.add_metric((source,), source not in seen.unreadable)
         yield readable
+        yield _gauge("cni_cleanup_look_age_seconds", "Time since the files were last looked at.", self._monotonic() - seen.at)
         built = _gauges("cni_cleanup_build_info", "The version that runs here.", "version")
         built.add_metric((self._version,), 1)
         yield built

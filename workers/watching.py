@@ -58,6 +58,8 @@ class Seen:
     totals: Totals | None = None
     #: Bytes of all journal files.
     journal_size: int | None = None
+    #: When it was looked, by time.monotonic().
+    at: float = 0.0
     #: Those that are there and cannot be read, with the reason.
     unreadable: Mapping[Source, str] = field(default_factory=dict)
 
@@ -94,6 +96,7 @@ class Watcher:
             # Before the first pass there have been none.
             totals=tried("totals", lambda: self._totals.read() or Totals()),
             journal_size=tried("journal", lambda: _size(self._state.journal)),
+            at=time.monotonic(),
             unreadable=unreadable,
         )
         self._complain(unreadable)

@@ -28,6 +28,7 @@ CONTRACT = {
     "cni_cleanup_report_age_seconds": ("gauge", set()),
     "cni_cleanup_journal_bytes": ("gauge", set()),
     "cni_cleanup_readable": ("gauge", {"source"}),
+    "cni_cleanup_look_age_seconds": ("gauge", set()),
     "cni_cleanup_build_info": ("gauge", {"version"}),
     "cni_cleanup_removed": ("counter", {"network", "reason"}),
     "cni_cleanup_passes": ("counter", {"result"}),
@@ -44,11 +45,12 @@ WHOLE = Seen(
     ),
     totals=Totals(passes={"ok": 3}, removed={("cbr0", "absent"): 40}, last_success=NOW - 90.0),
     journal_size=4096,
+    at=993.0,
 )
 
 
 def registry(seen: Seen) -> CollectorRegistry:
-    return registry_of(NodeMetrics(lambda: seen, version="1.2.3", now=lambda: NOW))
+    return registry_of(NodeMetrics(lambda: seen, version="1.2.3", now=lambda: NOW, monotonic=lambda: 1000.0))
 
 
 def value(seen: Seen, name: str, **labels: str) -> float | None:
@@ -87,6 +89,7 @@ def test_the_older_tools_metrics_keep_their_texts():
         ("cni_cleanup_lock_wait_seconds", {}, 0.25),
         ("cni_cleanup_last_success_timestamp_seconds", {}, NOW - 90.0),
         ("cni_cleanup_journal_bytes", {}, 4096),
+        ("cni_cleanup_look_age_seconds", {}, 7.0),
         ("cni_cleanup_removed_total", {"network": "cbr0", "reason": "absent"}, 40),
         ("cni_cleanup_passes_total", {"result": "ok"}, 3),
         ("cni_cleanup_passes_total", {"result": "failed"}, 0),
@@ -100,7 +103,7 @@ def test_every_number_is_what_was_seen(name: str, labels: dict[str, str], wanted
 
 def test_what_is_not_known_has_no_sample():
     with_samples = {name for name, family in families(Seen()).items() if family.samples and not name.startswith("process_")}
-    assert with_samples == {"cni_cleanup_readable", "cni_cleanup_build_info"}
+    assert with_samples == {"cni_cleanup_readable", "cni_cleanup_look_age_seconds", "cni_cleanup_build_info"}
 
 
 def test_a_network_that_cannot_be_counted_is_not_empty(tmp_path: Path):

@@ -1,6 +1,8 @@
 """Rules, alerts, runbooks and scrape configurations: whole, in agreement, and tried by promtool."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import click
@@ -68,6 +70,16 @@ def test_the_static_targets_have_the_label_that_rules_know_a_node_by():
 @pytest.mark.parametrize("path", UNIT_TESTS, ids=lambda path: path.stem)
 def test_the_rules_pass_their_unit_tests(path: Path):
     done = promtool("test", "rules", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_rules_pass_their_unit_tests_after_the_documented_change_of_the_runbooks_address(tmp_path: Path):
+    (commands,) = re.findall(r"^```\n(cd deploy/prometheus\nsed .*)\n```$", DOCUMENT, flags=re.MULTILINE)
+    copy = shutil.copytree(PROMETHEUS, tmp_path / "deploy/prometheus")
+    subprocess.run(["bash", "-ec", commands], cwd=tmp_path, check=True)
+    addresses = re.findall("runbook_url: (.*)docs/runbooks/", (copy / "rules.yml").read_text())
+    assert addresses == ["https://git.example.org/cni-cleanup/"] * len(ALERTS)
+    done = promtool("test", "rules", *sorted((copy / "tests").glob("*.yml")))
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -5,6 +5,8 @@ Every list has an end, and says how much there is beyond it: the page must open 
 and has nothing in it that a viewer might take for a command; that it is no HTML either is the template's to see to.
 """
 
+import itertools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -118,6 +120,13 @@ class Use:
     removed: int = 0
 
     @property
+    def share(self) -> str:
+        """The percentage in words: little is not nothing."""
+        if self.capacity and 0 < 100 * self.left < self.capacity:
+            return "< 1 %"
+        return f"{self.percent} %"
+
+    @property
     def is_full(self) -> bool:
         """Whether it is near its end."""
         return self.percent is not None and self.percent >= FULL
@@ -215,7 +224,7 @@ def page(sweep: Snapshot, account: Mapping[str, Any], *, now: float) -> Page:
         left_out=_some_causes(left_out),
         networks=_some(networks, MOST_NETWORKS),
         fullest=_some(fullest, MOST_USED),
-        next_percent=fullest[MOST_USED].percent if len(fullest) > MOST_USED else None,
+        next_percent=_at_most(fullest[MOST_USED]) if len(fullest) > MOST_USED else None,
         full=sum(1 for use in fullest if use.is_full),
         unknown_capacity=len(used) - len(fullest),
         groups=groups,
@@ -335,8 +344,8 @@ def _tiles(account: Mapping[str, Any], sums: Mapping[str, int], fullest: Sequenc
         most = fullest[0]
         tone = "bad" if most.is_full else ""
         where = f"{text(most.network, _SHORT)} on {text(most.node, _SHORT)}"
-        now = "so far" if account["state"] == "running" else "now"
-        tiles.append(Tile(name=f"Fullest {now}", value=f"{most.percent} %", detail=where, tone=tone))
+        when = "so far" if account["state"] == "running" else "afterwards"
+        tiles.append(Tile(name=f"Fullest {when}", value=most.share, detail=where, tone=tone))
     return tuple(tiles)
 
 
@@ -397,6 +406,11 @@ def _fullest(used: Iterable[tuple[str, Usage]]) -> list[Use]:
     """Each network of each node that knows its capacity, the fullest first."""
     found = [_use([use], node=node) for node, use in used if use.capacity]
     return sorted(found, key=lambda use: (-(use.left / (use.capacity or 1)), use.node, use.network))
+
+
+def _at_most(use: Use) -> int:
+    """A percentage that it is not above."""
+    return math.ceil(100 * use.left / (use.capacity or 1))
 
 
 def _by_network(used: Iterable[tuple[str, Usage]]) -> list[Use]:
@@ -515,15 +529,18 @@ def _some_causes(causes: Sequence[Cause]) -> Some[Cause]:
 
 
 def _bar(parts: Sequence[tuple[str, int]], *, whole: int | None = None) -> tuple[Piece, ...]:
-    """The parts side by side, in units of the bar's width; the whole is their sum unless it is more."""
+    """The parts side by side, in units of the bar's width; the whole is their sum unless it is more.
+
+    The smallest part can still be seen.
+    """
     whole = sum(amount for _, amount in parts) if whole is None else whole
-    pieces, start = [], 0.0
-    for kind, amount in parts:
-        if amount > 0 and whole:
-            width = WIDTH * amount / whole
-            pieces.append(Piece(kind, round(start, 1), round(width, 1)))
-            start += width
-    return tuple(pieces)
+    some = [(kind, amount) for kind, amount in parts if amount > 0]
+    widths = [max(_SEEN, WIDTH * amount / whole) for _, amount in some]
+    if (excess := sum(widths) - WIDTH) > 0:
+        # What was given to the small ones is taken from the largest.
+        widths[widths.index(max(widths))] -= excess
+    starts = itertools.accumulate(widths, initial=0.0)
+    return tuple(Piece(kind, round(at, 1), round(width, 1)) for (kind, _), at, width in zip(some, starts, widths, strict=False))
 
 
 def _share(kind: str, amount: int, most: int) -> tuple[Piece, ...]:

@@ -149,6 +149,33 @@ class TestSums:
         (use,) = of(sweep({"a": report(network(reservations=50, undecided=0, leaked=0, removed=0))})).fullest.shown
         assert (use.percent, [piece.width for piece in use.bar]) == (250, [1000])
 
+    def test_little_of_a_large_network_is_told_and_can_be_seen(self):
+        little = network(reservations=3, capacity=1000, undecided=0, leaked=1, removed=1)
+        found = of(sweep({"a": report(little)}))
+        (use,) = found.fullest.shown
+        assert (use.share, found.networks.shown[0].share) == ("< 1 %", "< 1 %")
+        assert [(piece.kind, piece.start, piece.width) for piece in use.bar] == [("keep", 0, 4), ("removed", 4, 4)]
+        assert {tile.name: tile.value for tile in found.tiles}["Fullest afterwards"] == "< 1 %"
+        assert Parsed(render(found)).said.count("< 1 %") == 3
+
+    def test_nothing_of_a_network_is_nothing(self):
+        (use,) = of(sweep({"a": report(network(reservations=0, undecided=0, leaked=0, removed=0))})).fullest.shown
+        assert (use.share, use.bar) == ("0 %", ())
+
+    def test_a_little_part_of_a_full_bar_can_be_seen_and_the_bar_is_no_longer(self):
+        (use,) = of(
+            sweep({"a": report(network(reservations=9999, capacity=9999, undecided=1, leaked=1, removed=0))})
+        ).fullest.shown
+        assert [(piece.kind, piece.start, piece.width) for piece in use.bar] == [
+            ("keep", 0, 992),
+            ("undecided", 992, 4),
+            ("leaked", 996, 4),
+        ]
+
+    def test_none_of_those_that_are_left_out_is_above_what_is_said(self):
+        reports = {f"node-{number:02}": report(network(capacity=1000, reservations=6)) for number in range(MOST_USED + 1)}
+        assert of(sweep(reports)).next_percent == 1
+
     def test_files_are_added_by_what_became_of_them_and_why(self):
         other = report(counts=[counted(5, "leaked", "absent", "removed", of="net1"), counted(2, "leaked", "empty", "over-limit")])
         found = of(sweep({"a": report(), "b": other}))

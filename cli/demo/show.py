@@ -52,7 +52,7 @@ def failure(console: Console, text: str) -> None:
 
 def verdicts(console: Console, title: str, reports: Iterable[Mapping[str, Any]]) -> None:
     """The reservations of each node by verdict and reason, from reports as in `scan --json`."""
-    table = _table("Node", "Network", "Files", "Verdict", "Why", "One of them")
+    table = _table("Node", "Network", "Reserved", "Verdict", "Why", "One of them", gap=1)
     for report in reports:
         groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
         for file in report["files"]:
@@ -81,10 +81,11 @@ def checks(console: Console, title: str, rows: Iterable[tuple[Node, Check]]) -> 
     _print(console, title, table)
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False)
+def _table(*columns: str, gap: int = 2) -> Table:
+    """An empty table, with so many blanks between its columns."""
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
     for name in columns:
-        numbers = name in ("Files", "Leaked, gone", "Live, still there")
+        numbers = name in ("Reserved", "Leaked, gone", "Live, still there")
         table.add_column(name, justify="right" if numbers else "left", no_wrap=True, overflow="ellipsis")
     return table
 

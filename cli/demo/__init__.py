@@ -43,6 +43,9 @@ _COMMAND_WITHIN = 30.0
 _ELSEWHERE = ("CNI_CLEANUP_", "CELERY_", "FLOWER_", "KUBE", "NODE_NAME", "POD_UID")
 """How the variables begin that would tell the demo's processes of another cluster."""
 
+_COLLECTOR = "CNI_CLEANUP_JAEGERURL"
+"""Where traces go is of no cluster: it is passed on, as all of `OTEL_*` is."""
+
 _CONTAINER_ID = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 """Shown by its beginning, for 80 columns."""
 
@@ -118,10 +121,10 @@ def _start_fleet(nodes: Sequence[Node], broker: str, processes: Processes) -> No
     app.use(Settings(broker=broker))
     fleet = {"CNI_CLEANUP_BROKER": broker, "CNI_CLEANUP_STATIC_NODES": ",".join(node.name for node in nodes)}
     for command in ("control", "beat"):
-        processes.start(command, _command(command), _environment(fleet), _PACKAGES)
+        processes.start(command, _command(command), environment(fleet), _PACKAGES)
     for node in nodes:
         write_environment(node, broker)
-        own = _environment(environment_of(node.settings(broker)))
+        own = environment(environment_of(node.settings(broker)))
         processes.start(f"worker-{node.name}", _command("worker"), own, _PACKAGES)
 
     host = os.uname().nodename
@@ -148,7 +151,7 @@ def start_flower(broker: str, processes: Processes, console: Console) -> Flower 
         show.step(console, "flower", "is not installed: pip install 'cni-cleanup[flower]' adds a page of all this")
         return None
     with console.status("starting Flower"):
-        started = flower.start(processes, _environment({"CNI_CLEANUP_BROKER": broker}), _PACKAGES)
+        started = flower.start(processes, environment({"CNI_CLEANUP_BROKER": broker}), _PACKAGES)
     show.step(console, "flower", f"{started.url}, user {started.user}, password {started.password}")
     return started
 
@@ -161,7 +164,7 @@ def _start_sidecars(nodes: Sequence[Node], broker: str, directory: Path, process
             processes,
             directory,
             command=_command("server"),
-            environment=_environment,
+            environment=environment,
             packages=_PACKAGES,
         )
     show.step(console, "sidecars", f"metrics of each node, {', '.join(f'{url}/metrics' for url in started.urls)}")
@@ -192,7 +195,7 @@ def _restore(node: Node, before: Mapping[str, bytes], broker: str, console: Cons
     console.print(f"\n[bold]Undo, on {node.name}[/]: cni-cleanup restore --ip {ip}", highlight=False)
     done = subprocess.run(
         [*_command("restore"), "--ip", ip],
-        env=_environment(environment_of(node.settings(broker))),
+        env=environment(environment_of(node.settings(broker))),
         cwd=_PACKAGES,
         capture_output=True,
         text=True,
@@ -253,7 +256,7 @@ def _command(name: str) -> list[str]:
     return [sys.executable, "-m", "cli", name]
 
 
-def _environment(own: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment without what tells of another cluster, and with `own`."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_ELSEWHERE)}
+def environment(own: Mapping[str, str]) -> dict[str, str]:
+    """For a process of the demo: this one's environment without what tells of another cluster, and with `own`."""
+    inherited = {name: value for name, value in os.environ.items() if name == _COLLECTOR or not name.startswith(_ELSEWHERE)}
     return {**inherited, **own}

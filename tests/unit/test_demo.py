@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from cli.demo import start_flower
+from cli.demo import environment, start_flower
 from cli.demo.nodes import make, write_environment
 from cli.demo.processes import Processes
 from cli.demo.show import check
@@ -33,6 +33,25 @@ def test_a_processs_environment_says_what_the_settings_say(tmp_path: Path):
     (node,) = make(1, tmp_path)
     settings = node.settings("redis://127.0.0.1:1/0")
     assert load_settings({}, {**environment_of(settings), "HOME": str(tmp_path)}) == settings
+
+
+def test_a_process_is_told_of_a_collector_of_traces_and_of_no_other_cluster(monkeypatch: pytest.MonkeyPatch):
+    collector = {"CNI_CLEANUP_JAEGERURL": "http://127.0.0.1:4318", "OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=nodes"}
+    elsewhere = (
+        "CNI_CLEANUP_BROKER",
+        "CNI_CLEANUP_NODE",
+        "CELERY_CONFIG_MODULE",
+        "FLOWER_PORT",
+        "KUBECONFIG",
+        "NODE_NAME",
+        "POD_UID",
+    )
+    for name, value in {**collector, **dict.fromkeys(elsewhere, "another")}.items():
+        monkeypatch.setenv(name, value)
+    own = {"CNI_CLEANUP_BROKER": "redis://127.0.0.1:1/0"}
+    made = environment(own)
+    assert collector.items() | own.items() <= made.items()
+    assert "another" not in made.values()
 
 
 def test_the_file_for_a_shell_holds_the_environment(tmp_path: Path):

@@ -152,7 +152,7 @@ def start_flower(broker: str, processes: Processes, console: Console) -> Flower 
         return None
     with console.status("starting Flower"):
         started = flower.start(processes, environment({"CNI_CLEANUP_BROKER": broker}), _PACKAGES)
-    show.step(console, "flower", f"{started.url}, user {started.user}, password {started.password}")
+    show.step(console, "flower", f"{started.url}, with a password that comes at the end")
     return started
 
 
@@ -236,7 +236,7 @@ def _wait(
         "  cni-cleanup restore --release    # until this",
         "  cni-cleanup clean",
         "  cni-cleanup scan",
-        f"Logs are in {directory}. Ctrl-C stops everything, and so does: kill {os.getpid()}",
+        f"Logs are in {directory}, and go when it ends. Ctrl-C stops everything, and so does: kill {os.getpid()}",
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cli.demo import flower, redis_server, show, sidecars
+from cli.demo import flower, prometheus, redis_server, show, sidecars
 from cli.demo.flower import Flower
 from cli.demo.nodes import Node, make, write_environment
 from cli.demo.processes import Interrupted, Processes, running
@@ -218,7 +218,10 @@ def _wait(
     by_http = (
         ()
         if beside is None
-        else (f"  {bin_directory / 'cni-cleanup'} job --urlserver {','.join(beside.urls)} --token-file {beside.token_file}",)
+        else (
+            f"  {bin_directory / 'cni-cleanup'} job --urlserver {','.join(beside.urls)} --token-file {beside.token_file}",
+            f"  {prometheus.write(beside.targets, directory)}    # end it before this",
+        )
     )
     for line in (
         "",

@@ -21,8 +21,14 @@ _READY_WITHIN = 30.0
 class Sidecars:
     """Those of all nodes."""
 
-    urls: Sequence[str]
+    #: `HOST:PORT` by node.
+    targets: Mapping[str, str]
     token_file: Path
+
+    @property
+    def urls(self) -> Sequence[str]:
+        """Where they are."""
+        return [f"http://{target}" for target in self.targets.values()]
 
 
 def start(
@@ -42,14 +48,15 @@ def start(
     """
     token_file = directory / "token"
     token_file.write_text(secrets.token_hex(16))
-    ports = []
+    targets = {}
     for node in nodes:
-        ports.append(free_port())
-        settings = replace(node.settings(broker), listen=f"127.0.0.1:{ports[-1]}", token_file=str(token_file))
+        port = free_port()
+        targets[node.name] = f"127.0.0.1:{port}"
+        settings = replace(node.settings(broker), listen=targets[node.name], token_file=str(token_file))
         process = processes.start(f"sidecar-{node.name}", command, environment(environment_of(settings)), packages)
-        if not processes.wait_for(partial(_answers, ports[-1]), within=_READY_WITHIN) or not process.running():
+        if not processes.wait_for(partial(_answers, port), within=_READY_WITHIN) or not process.running():
             raise CleanupError(f"the sidecar of {node.name} does not answer; its log ends:\n{process.log_end()}")
-    return Sidecars(urls=[f"http://127.0.0.1:{port}" for port in ports], token_file=token_file)
+    return Sidecars(targets=targets, token_file=token_file)
 
 
 def _answers(port: int) -> bool:

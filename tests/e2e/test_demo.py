@@ -5,12 +5,14 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,6 +20,7 @@ from cli.demo import flower as demo_flower
 from cli.demo.flower import Flower
 from cli.demo.redis_server import find_server
 from cni.errors import CleanupError
+from tests.support.monitoring import RULES, load, promtool
 from tests.support.polling import until
 from tests.support.proc import Identity, alive, descendants, listening
 from tests.support.program import REPOSITORY, child_environment
@@ -187,10 +190,28 @@ def test_kept_it_answers_to_what_it_says_can_be_tried(demos: list[Demo], tmp_pat
     with urllib.request.urlopen(metrics, timeout=READY_WITHIN) as response:  # noqa: S310  # ours, on loopback
         assert b'cni_cleanup_passes_total{result="ok"}' in response.read()
 
+    (file,) = re.findall(r"^  prometheus --config\.file=(\S+) ", demo.output, re.MULTILINE)
+    configuration = Path(shutil.copyfile(file, tmp_path / "prometheus.yml"))
+    (password,) = re.findall(r"http://demo:(\w+)@", demo.output)
+    assert demo.output.count(password) == 1
+
     demo.process.send_signal(signal.SIGINT)
     until(demo.ended, seconds=READY_WITHIN, what="the end of the demo")
     assert demo.process.returncode == 0
     assert_nothing_left(demo)
+    assert_prometheus_would_watch(configuration, {"node-1": urlsplit(metrics).netloc})
+
+
+def assert_prometheus_would_watch(configuration: Path, targets: Mapping[str, str]) -> None:
+    """By the name that the rules know, with the label that they know a node by, and with the rules."""
+    (job,) = load(configuration)["scrape_configs"]
+    assert job["job_name"] == "cni-cleanup"
+    assert {one["labels"]["node"]: one["targets"] for one in job["static_configs"]} == {
+        node: [target] for node, target in targets.items()
+    }
+    assert load(configuration)["rule_files"] == [str(RULES)]
+    done = promtool("check", "config", configuration)
+    assert done.returncode == 0, done.stderr
 
 
 def assert_flower_shows_the_sweep(demo: Demo) -> None:

@@ -5,9 +5,9 @@ Everything is real but the nodes' kernels: the files are what real nodes had, th
 So is the truth, and the demo checks itself against it.
 """
 
+import math
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -62,10 +62,10 @@ def run(count: int, *, keep: bool) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="cni-cleanup-demo-") as name:
             directory = Path(name)
-            with running(directory) as processes:
+            with running(directory, checked=True) as processes:
                 try:
                     return _run(count, directory, processes, console, keep=keep)
-                except (KeyboardInterrupt, Interrupted):
+                except Interrupted:
                     show.step(console, "stopping", "every process, which takes some seconds")
                     raise
     except CleanupError as error:
@@ -100,13 +100,13 @@ def _run(count: int, directory: Path, processes: Processes, console: Console, *,
     right = all(check.right for _, check in checks)
     if not right:
         show.failure(console, "a live reservation is missing, or a leaked one was left")
-    elif not _restore(nodes[0], before[nodes[0].name], broker, console):
+    elif not _restore(nodes[0], before[nodes[0].name], broker, processes, console):
         right = False
         show.failure(console, "the removed file did not come back as it was")
     else:
         show.step(console, "right", "leaked files gone, live ones there, and one came back, byte by byte")
     if keep:
-        _wait(nodes, broker, directory, console, watched, beside)
+        _wait(nodes, broker, directory, processes, console, watched, beside)
     else:
         show.step(console, "stopping", "every process; --keep would leave them running")
     return 0 if right else 1
@@ -188,7 +188,7 @@ def _sweep(console: Console, processes: Processes) -> None:
             raise CleanupError(f"{node['node']} was not cleaned within {_SWEPT_WITHIN:.0f} s: {node['state']}, {node['why']}")
 
 
-def _restore(node: Node, before: Mapping[str, bytes], broker: str, console: Console) -> bool:
+def _restore(node: Node, before: Mapping[str, bytes], broker: str, processes: Processes, console: Console) -> bool:
     """Put one removed file back, as an operator would; whether it came back byte by byte."""
     path = min(node.leaked)
     ip = path.rpartition("/")[2]
@@ -202,13 +202,21 @@ def _restore(node: Node, before: Mapping[str, bytes], broker: str, console: Cons
         timeout=_COMMAND_WITHIN,
         check=False,
     )
+    # A Ctrl-C ends that command as well.
+    processes.check()
     said = _OPTIONS.sub("", _CONTAINER_ID.sub(r"\1...", done.stdout + done.stderr))
     console.print(said, markup=False, highlight=False, soft_wrap=True)
     return done.returncode == 0 and node.reservations().get(path) == before[path]
 
 
 def _wait(
-    nodes: Sequence[Node], broker: str, directory: Path, console: Console, watched: Flower | None, beside: Sidecars | None
+    nodes: Sequence[Node],
+    broker: str,
+    directory: Path,
+    processes: Processes,
+    console: Console,
+    watched: Flower | None,
+    beside: Sidecars | None,
 ) -> None:
     """Say what can be tried, and leave the cluster running until somebody ends it."""
     node = nodes[-1].name
@@ -243,13 +251,13 @@ def _wait(
     ):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     try:
-        while True:
-            signal.pause()
-    except (KeyboardInterrupt, Interrupted):
+        processes.wait_for(lambda: False, within=math.inf, every=0.2)
+    except Interrupted:
         show.step(console, "stopping", "all of it")
 
 
 def _check_running(processes: Processes) -> None:
+    processes.check()
     ended = processes.ended()
     if ended is not None:
         raise CleanupError(f"{ended.name} has ended; its log says:\n{ended.log_end()}")

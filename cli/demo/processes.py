@@ -66,6 +66,20 @@ class Processes:
     def __init__(self, logs: Path) -> None:
         self._logs = logs
         self._started: list[Process] = []
+        self._is_to_end = False
+
+    def note_end(self, _number: int, _frame: object) -> None:
+        """Have the next `check` raise: a signal handler."""
+        self._is_to_end = True
+
+    def check(self) -> None:
+        """Go on, or end.
+
+        Raises:
+            Interrupted: a signal said so.
+        """
+        if self._is_to_end:
+            raise Interrupted
 
     def start(
         self,
@@ -88,13 +102,17 @@ class Processes:
         return next((process for process in self._started if not process.running()), None)
 
     def wait_for(self, condition: Callable[[], bool], *, within: float, every: float = 0.1) -> bool:
-        """Whether `condition` came true within so many seconds; it is asked `every` so many."""
-        deadline = time.monotonic() + within
-        while not condition():
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(every)
-        return True
+        """Whether `condition` came true within so many seconds; it is asked `every` so many.
+
+        Raises:
+            Interrupted: as `check`.
+        """
+
+        def is_true() -> bool:
+            self.check()
+            return condition()
+
+        return _came_true(is_true, within=within, every=every)
 
     def stop(self) -> None:
         """Stop all: first those that talk to Redis, then Redis, which was the first to start."""
@@ -104,18 +122,30 @@ class Processes:
     def _stop(self, group: Sequence[Process]) -> None:
         for process in group:
             process.terminate()
-        self.wait_for(lambda: not any(process.running() for process in group), within=_GRACE, every=0.02)
+        _came_true(lambda: not any(process.running() for process in group), within=_GRACE, every=0.02)
         for process in group:
             process.end()
 
 
+def _came_true(condition: Callable[[], bool], *, within: float, every: float) -> bool:
+    deadline = time.monotonic() + within
+    while not condition():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(every)
+    return True
+
+
 class Interrupted(BaseException):
-    """The demo was asked to end by SIGTERM or SIGHUP, as by Ctrl-C."""
+    """Somebody asked by SIGTERM or SIGHUP to end, as by Ctrl-C."""
 
 
 @contextlib.contextmanager
-def running(logs: Path) -> Iterator[Processes]:
+def running(logs: Path, *, checked: bool = False) -> Iterator[Processes]:
     """Processes that are all gone when the block is left, also by Ctrl-C, SIGTERM or SIGHUP.
+
+    Where the block is `checked`, it asks `check` and `wait_for` often, and these signals, and Ctrl-C, end it only there: an
+    exception that meets Python in the middle of an import can be lost, or have it end itself by SIGINT whatever its status.
 
     Raises:
         Interrupted: in the block, at a SIGTERM or SIGHUP.
@@ -124,12 +154,12 @@ def running(logs: Path) -> Iterator[Processes]:
     def interrupt(_number: int, _frame: object) -> None:
         raise Interrupted
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # Ignored: somebody started this with nohup.
-        if before[number] is not signal.SIG_IGN:
-            signal.signal(number, interrupt)
     processes = Processes(logs)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        # Ignored: somebody started this with nohup.
+        if handler is not signal.SIG_IGN and (checked or number != signal.SIGINT):
+            signal.signal(number, processes.note_end if checked else interrupt)
     try:
         yield processes
     finally:

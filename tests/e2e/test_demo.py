@@ -131,7 +131,7 @@ def test_it_leaves_nothing_when_it_is_interrupted(demos: list[Demo], tmp_path: P
     until(workers_are_starting, seconds=READY_WITHIN, what="the start of the workers")
     demo.process.send_signal(number)
     until(demo.ended, seconds=READY_WITHIN, what="the end of the demo")
-    assert demo.process.returncode == 130
+    assert demo.process.returncode == 130, demo.output
     assert "Traceback" not in demo.output
     assert_nothing_left(demo)
 

@@ -12,8 +12,9 @@ from cli.options import MORE, log_as_service, settings_of, shared_options
 from cni import __version__
 from cni.errors import UsageError
 from cni.settings import Settings
-from workers import metrics, reports, sidecar, watching
+from workers import reports, sidecar, watching
 from workers.configuration import environment_of
+from workers.metrics import exposition, node_metrics
 from workers.state import State
 from workers.tokens import read_token
 
@@ -56,7 +57,7 @@ def server(context: click.Context) -> None:
     end_watching = watching.start(watcher)
     cleanup = _ByBroker(settings)
     application = sidecar.Sidecar(
-        registry=metrics.registry_of(metrics.NodeMetrics(lambda: watcher.seen, version=__version__)),
+        metrics=lambda: exposition(node_metrics(watcher.seen, version=__version__)),
         report_path=State(settings.state_dir).path(reports.NAME),
         cleanup=cleanup,
         version=__version__,

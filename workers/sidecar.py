@@ -5,6 +5,7 @@ A WSGI application; `serve` runs it. It depends on no worker and no broker: metr
 """
 
 import contextlib
+import gc
 import hmac
 import json
 import logging
@@ -18,13 +19,12 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import IO, Any, Literal, cast
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer, create_server
 
 from cni.errors import CleanupError, UsageError
 from workers import reports
+from workers.metrics import CONTENT_TYPE
 from workers.state import open_regular
 from workers.tokens import read_token
 
@@ -90,7 +90,8 @@ _STATUSES = {200: "200 OK", 409: "409 Conflict", 503: "503 Service Unavailable",
 class Sidecar:
     """The application."""
 
-    registry: CollectorRegistry
+    #: The text of /metrics.
+    metrics: Callable[[], bytes]
     #: Our path of the last report.
     report_path: str
     cleanup: Cleanup
@@ -156,9 +157,8 @@ class Sidecar:
         wanted = "this is not the token" if given else "a bearer token is wanted"
         return _refusal("401 Unauthorized", wanted, ("WWW-Authenticate", "Bearer"))
 
-    def _metrics(self, environ: Environ) -> Response:
-        encode, content_type = choose_encoder(str(environ.get("HTTP_ACCEPT", "")))
-        return Response(status="200 OK", body=encode(self.registry), content_type=content_type)
+    def _metrics(self, _environ: Environ) -> Response:
+        return Response(status="200 OK", body=self.metrics(), content_type=CONTENT_TYPE)
 
     def _well_known(self, _environ: Environ) -> Response:
         return _json(
@@ -278,6 +278,9 @@ def serve(application: Sidecar, listener: socket.socket, *, end: Callable[[], No
     server = server_of(application, listener)
     # A scrape while files are counted waits for the interpreter several times, each time for so long: 5 ms is Python's own.
     sys.setswitchinterval(_SWITCHES_AFTER)
+    # What is there now stays: to look through all of it for garbage now and then would be ten milliseconds of some scrape.
+    gc.collect()
+    gc.freeze()
     with _ending_at_signals(end), contextlib.suppress(SystemExit):
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host

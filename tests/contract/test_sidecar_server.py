@@ -68,7 +68,7 @@ def test_a_pass_arrives_without_a_worker_and_without_a_broker(served: Served):
     until(lambda: served.sidecar.samples()['cni_cleanup_passes_total{result="ok"}'] >= 1, what="the pass is in the metrics")
     found = served.sidecar.samples()
     assert found['cni_cleanup_reservations{network="cbr0"}'] == 1
-    assert found['cni_cleanup_files{network="cbr0",reason="absent",verdict="leaked"}'] == 2
+    assert found['cni_cleanup_files{network="cbr0",verdict="leaked",reason="absent"}'] == 2
     status, report = get(served.port, "/report", Authorization=f"Bearer {TOKEN}")
     assert (status, report) == (200, (served.tree.state / "report.json").read_bytes())
 

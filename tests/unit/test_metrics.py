@@ -4,11 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.nodetree import NodeTree
-from workers.metrics import NodeMetrics, registry_of
+from workers.metrics import exposition, node_metrics
 from workers.reports import LastReport
 from workers.tally import Tally
 from workers.usage import Usage
@@ -49,22 +48,19 @@ WHOLE = Seen(
 )
 
 
-def registry(seen: Seen) -> CollectorRegistry:
-    return registry_of(NodeMetrics(lambda: seen, version="1.2.3", now=lambda: NOW, monotonic=lambda: 1000.0))
-
-
-def value(seen: Seen, name: str, **labels: str) -> float | None:
-    return registry(seen).get_sample_value(name, labels)
-
-
-def families(seen: Seen) -> dict[str, Any]:
-    text = generate_latest(registry(seen)).decode()
+def families(seen: Seen, *, now: float = NOW) -> dict[str, Any]:
+    """As the client library reads them."""
+    text = exposition(node_metrics(seen, version="1.2.3", now=lambda: now, monotonic=lambda: 1000.0)).decode()
     return {family.name: family for family in text_string_to_metric_families(text)}
 
 
+def value(seen: Seen, name: str, **labels: str) -> float | None:
+    samples = (sample for family in families(seen).values() for sample in family.samples)
+    return next((sample.value for sample in samples if (sample.name, sample.labels) == (name, labels)), None)
+
+
 def test_names_types_and_labels_are_the_contracts():
-    found = {name: one for name, one in families(WHOLE).items() if not name.startswith("process_")}
-    assert {name: (one.type, {*one.samples[0].labels}) for name, one in found.items()} == CONTRACT
+    assert {name: (one.type, {*one.samples[0].labels}) for name, one in families(WHOLE).items()} == CONTRACT
 
 
 def test_the_older_tools_metrics_keep_their_texts():
@@ -102,7 +98,7 @@ def test_every_number_is_what_was_seen(name: str, labels: dict[str, str], wanted
 
 
 def test_what_is_not_known_has_no_sample():
-    with_samples = {name for name, family in families(Seen()).items() if family.samples and not name.startswith("process_")}
+    with_samples = {name for name, family in families(Seen()).items() if family.samples}
     assert with_samples == {"cni_cleanup_readable", "cni_cleanup_look_age_seconds", "cni_cleanup_build_info"}
 
 
@@ -131,9 +127,8 @@ def test_a_report_of_the_future_is_not_older_than_new():
 
 
 def test_the_age_of_a_report_grows_while_nothing_is_looked_at():
-    times = iter([NOW, NOW + 100.0])
-    metrics = registry_of(NodeMetrics(lambda: WHOLE, version="1", now=lambda: next(times)))
-    assert [metrics.get_sample_value("cni_cleanup_report_age_seconds") for _ in range(2)] == [90.0, 190.0]
+    ages = [families(WHOLE, now=NOW + later)["cni_cleanup_report_age_seconds"].samples[0].value for later in (0.0, 100.0)]
+    assert ages == [90.0, 190.0]
 
 
 @pytest.mark.parametrize("name", ["a\udcff", 'quo"te', "new\nline", "back\\slash", "\x00\x1b[31m", "ü"])

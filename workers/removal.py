@@ -94,8 +94,9 @@ class Remover:
         for index in _indexes(batch):
             outcomes.setdefault(index, "failed")
         self._note(items, outcomes)
-        self._tell(items, batch, outcomes)
         yield from outcomes.items()
+        # When the report has them: to write a log may take as long as whoever reads it likes.
+        self._tell(items, batch, outcomes)
 
     def _find(self, problem: LockProblem) -> None:
         self.problems[problem.directory] = problem.problem

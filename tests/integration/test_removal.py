@@ -5,6 +5,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from tests.support import cri_server as cri
 from tests.support.namespaces import unmount_below
 from tests.support.nodetree import LaterClock, NodeTree, container_id, remaining, reservations, verdicts
 from tests.support.polling import until
+from tests.support.program import read_only
 from tests.support.skips import require_root
 from workers import locking, removal
 from workers.disk import stamp_of
@@ -572,12 +574,8 @@ def test_a_hold_that_cannot_be_looked_at_stops_every_removal(tree, monkeypatch):
 def test_a_read_only_network_is_told_and_nothing_is_announced(tree):
     require_root()
     directory = tree.root / "var/lib/cni/networks/cbr0"
-    subprocess.run(["mount", "--bind", str(directory), str(directory)], check=True)
-    try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(directory)], check=True)
+    with read_only(directory):
         report = tree.clean()
-    finally:
-        subprocess.run(["umount", str(directory)], check=True)
     assert problems(report) == {"cbr0": "read-only"}
     assert not (tree.state / "journal").exists()
     assert remaining(tree) == {"cbr0/10.88.0.2", "cbr0/10.88.0.3"}
@@ -647,12 +645,8 @@ def test_while_one_lock_is_waited_for_no_other_is_held(tree):
 def test_what_cannot_be_removed_is_told(tree):
     require_root()
     results = tree.root / "var/lib/cni/results"
-    subprocess.run(["mount", "--bind", str(results), str(results)], check=True)
-    try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(results)], check=True)
+    with read_only(results):
         report = tree.clean()
-    finally:
-        subprocess.run(["umount", str(results)], check=True)
     assert report.count("failed") == 2
     assert any("Read-only file system" in finding for finding in report.findings)
 
@@ -662,13 +656,26 @@ def test_what_keeps_all_files_is_told_of_some(tree):
     for number in range(4, 44):
         tree.dead(f"gone-{number}", f"10.88.0.{number}")
     results = tree.root / "var/lib/cni/results"
-    subprocess.run(["mount", "--bind", str(results), str(results)], check=True)
-    try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(results)], check=True)
+    with read_only(results):
         report = tree.clean()
-    finally:
-        subprocess.run(["umount", str(results)], check=True)
     assert report.count("failed") > 40
     told = [finding for finding in report.findings if "cannot be removed" in finding]
     assert len(told) == 21
     assert told[-1].startswith("more files")
+
+
+def test_a_log_that_fails_takes_nothing_of_what_was_removed_out_of_the_report(tree):
+    def fail(_record):
+        raise RuntimeError("as a time limit that strikes there")
+
+    log = logging.getLogger("workers.removal")
+    log.setLevel(logging.INFO)
+    log.addFilter(fail)
+    try:
+        report = tree.clean()
+    finally:
+        log.removeFilter(fail)
+        log.setLevel(logging.NOTSET)
+    assert report.aborted.reason == "internal"
+    assert remaining(tree) == {"cbr0/10.88.0.2"}
+    assert {item.ip for item, _, outcome in report.rows() if outcome == "removed" and item.ip} == {"10.88.0.3"}

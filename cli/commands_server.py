@@ -1,7 +1,6 @@
 """The sidecar's command, and how it asks for a pass."""
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -13,7 +12,7 @@ from cni import __version__
 from cni.errors import UsageError
 from cni.settings import Settings
 from workers import reports, sidecar, watching
-from workers.configuration import environment_of
+from workers.configuration import environment_for
 from workers.metrics import exposition, node_metrics
 from workers.state import State
 from workers.tokens import read_token
@@ -76,7 +75,7 @@ class _ByBroker:
     def __init__(self, settings: Settings) -> None:
         # Both looks of a pass, and a while for a worker that is busy.
         self._within = max(_AT_LEAST, 2 * settings.confirm_after + 60)
-        self._environment = {**os.environ, **environment_of(settings), "CNI_CLEANUP_CONFIG": os.devnull}
+        self._environment = environment_for(settings)
         # A signal may come while the one before is being handled.
         self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None

@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 from cni.errors import CleanupError
 from cni.settings import Settings
 from workers.clock import Clock, SystemClock
-from workers.configuration import environment_of
+from workers.configuration import environment_for
 from workers.state import State
 from workers.usage import Counter, Usage
 
@@ -166,10 +166,7 @@ class InProcess:
     def __init__(self, settings: Settings, *, longest: float = _LONGEST) -> None:
         """It is killed after `longest` seconds."""
         self._longest = longest
-        self._environment = {name: text for name, text in os.environ.items() if not name.startswith("CNI_CLEANUP_")}
-        self._environment |= environment_of(settings)
-        # Nor is a file in the home directory to say what these settings leave open.
-        self._environment["CNI_CLEANUP_CONFIG"] = os.devnull
+        self._environment = environment_for(settings)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._ended = False

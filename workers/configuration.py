@@ -416,6 +416,13 @@ def environment_of(settings: Settings) -> dict[str, str]:
     return {variable: text for variable, text in written.items() if text}
 
 
+def environment_for(settings: Settings) -> dict[str, str]:
+    """The environment of a process of ours that this one starts: its own, with `settings` in place of what it says of any."""
+    inherited = {name: text for name, text in os.environ.items() if not name.startswith(_PREFIX)}
+    # Nor is a file in the home directory to say what these settings leave open.
+    return {**inherited, **environment_of(settings), f"{_PREFIX}CONFIG": os.devnull}
+
+
 def _written(value: object) -> str:
     """A setting as its option parses it; empty where there is none."""
     if isinstance(value, (tuple, frozenset)):

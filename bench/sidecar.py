@@ -46,9 +46,9 @@ def sidecar(base: Path) -> Iterator[Figure]:
         # As on a node that is left in peace: what has just been made is counted once more when it has settled.
         for directory in (path for path in (node.root, *node.root.rglob("*")) if path.is_dir() and not path.is_symlink()):
             os.utime(directory, (SETTLED, SETTLED))
-        # The first one byte-compiles what it imports.
-        with _started(node, base):
-            pass
+        # The first one byte-compiles what it imports, also for an answer.
+        with _started(node, base) as (_, port):
+            _expect(port, RESERVATIONS)
         with _started(node, base) as (process, port):
             yield from _figures(node, process.pid, port)
     finally:

@@ -33,6 +33,7 @@ def ask(settings: Settings, *, within: float) -> dict[str, Any]:
     if settings.node is None:
         raise Refused("the name of this node is not known")
     app.use(settings)
+    late = f"not finished within {within:g} s: a pass that has begun goes on (or does no worker run?)"
     try:
         broker.require(settings.broker)
         # What the task raised comes back as a value: what is raised here is of the way to it.
@@ -41,9 +42,9 @@ def ask(settings: Settings, *, within: float) -> dict[str, Any]:
     except (BrokerAway, RedisError, OperationalError, RuntimeError) as error:
         return _answer(503, f"no broker: {' '.join(str(error).split())}")
     except NotInTime:
-        report = TaskRevokedError()
+        return _answer(504, late)
     if isinstance(report, TaskRevokedError):
-        return _answer(504, f"not finished within {within:g} s: a pass that has begun goes on (or does no worker run?)")
+        return _answer(504, late)
     if isinstance(report, BaseException):
         return _answer(200, f"{type(report).__name__}: {' '.join(str(report).split())}")
     if report["aborted"] is not None and report["aborted"]["reason"] == "busy":

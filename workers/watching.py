@@ -183,11 +183,8 @@ def _totals(file: IO[str]) -> Totals:
 def _size(directory: str) -> int:
     """Bytes of the files in a directory; none where there is none."""
     total = 0
-    try:
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                with contextlib.suppress(FileNotFoundError):
-                    total += entry.stat(follow_symlinks=False).st_size
-    except FileNotFoundError:
-        pass
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                total += entry.stat(follow_symlinks=False).st_size
     return total

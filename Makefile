@@ -122,6 +122,7 @@ pins: tools/find-python
 	compile dev --upgrade --all-extras --group build pyproject.toml
 	compile demo --upgrade --constraint requirements/dev.txt --extra demo --group build pyproject.toml
 	compile run --upgrade --constraint requirements/dev.txt pyproject.toml
+	compile image --upgrade --constraint requirements/dev.txt --extra flower --extra otel --group build pyproject.toml
 	compile exporter --upgrade requirements/exporter.in
 	! grep -n '://' requirements/*.txt
 

@@ -19,6 +19,7 @@ WANTED = {
     "run": PROJECT["project"]["dependencies"],
     "demo": PROJECT["project"]["dependencies"] + EXTRAS["demo"] + BUILD,
     "dev": PROJECT["project"]["dependencies"] + [line for extra in EXTRAS.values() for line in extra] + BUILD,
+    "image": PROJECT["project"]["dependencies"] + EXTRAS["flower"] + EXTRAS["otel"] + BUILD,
     "exporter": EXPORTER,
 }
 
@@ -54,7 +55,7 @@ def test_no_pin_names_a_host(name: str):
     assert re.findall(r"\S*://\S*|.*--(?:extra-)?index-url.*|.*--find-links.*", text) == []
 
 
-@pytest.mark.parametrize("name", ["run", "demo"])
+@pytest.mark.parametrize("name", ["run", "demo", "image"])
 def test_the_development_pins_contain_the_others(name: str):
     assert pins(name).items() <= pins("dev").items()
 

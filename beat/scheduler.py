@@ -6,15 +6,21 @@ Beat imports every task module, so nothing here or in `tasks` imports what works
 
 from typing import Any
 
+from beat import ticks
 from beat.schedule import cron, time_zone
 from cni.errors import CleanupError
 from cni.settings import Settings
 from tasks import app, broker, logs, names, tracing
 from tasks.celery_app import SWEEP_EXPIRES
+from workers import alive
 from workers import tracing as spans
+from workers.state import State
 
 ENTRY = "weekly-sweep"
 """The schedule's only entry, as redbeat keeps it in Redis."""
+
+ALIVE = "beat.alive"
+"""The file in the state directory that Beat touches while it lives."""
 
 KEY_PREFIX = "cni-cleanup:beat:"
 """What the names of redbeat's keys begin with."""
@@ -32,7 +38,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "timezone": time_zone(settings.timezone),
         "beat_schedule": {ENTRY: {"task": names.SWEEP, "schedule": cron(settings.schedule)}},
         # Two replicas with Celery's own scheduler fire twice, and a lost state file loses a due sweep.
-        "beat_scheduler": "redbeat.RedBeatScheduler",
+        "beat_scheduler": "beat.ticking:Scheduler",
         # Seconds: how often the lock is renewed, and how often a second replica asks for it.
         "beat_max_loop_interval": 10,
         # Seconds until the lock of a replica that died is free. With the interval above, another one takes over within a minute;
@@ -70,6 +76,7 @@ def start(settings: Settings, *, loglevel: str = "INFO") -> None:
     logs.take_over(settings)
     # redbeat would end with a thousand lines of traceback.
     broker.require(settings.broker)
+    end = alive.keep(State(settings.state_dir).path(ALIVE), is_alive=ticks.is_alive)
     try:
         app.Beat(loglevel=loglevel, quiet=True).run()
     except Exception as error:
@@ -78,6 +85,7 @@ def start(settings: Settings, *, loglevel: str = "INFO") -> None:
         raise CleanupError(f"the scheduler ended ({why}): start it again, it catches up with what was due meanwhile") from error
     finally:
         spans.end()
+        end()
 
 
 app.add_defaults(lambda: configuration(app.settings))

@@ -20,10 +20,13 @@ from tasks import broker, logs, names, pulse, tracing
 from tasks.celery_app import SOFT_TIME_LIMIT, app
 from tasks.discovery import no_way_to_discover
 from tasks.errors import Refused
-from workers import companion
+from workers import alive, companion
 from workers.clock import SystemClock, remember_clock
 from workers.paths import Root
 from workers.state import State
+
+CONTROL_ALIVE = "control.alive"
+"""The file in the state directory that control touches while it lives."""
 
 _HEARTBEAT = 60
 """Seconds between heartbeats: at Celery's own 2 s a fleet of 5,000 would send 2,500 of them a second."""
@@ -92,8 +95,14 @@ def start_control(settings: Settings, *, loglevel: str = "INFO") -> int:
         raise Refused(why)
     app.is_control = True
     hostname = f"control@{os.uname().nodename}"
-    # Two children: one answers tasks.report while the other paces a sweep.
-    return _run(settings, queue=names.CONTROL_QUEUE, hostname=hostname, loglevel=loglevel, step=pulse.OfControl, children=2)
+    end = alive.keep(
+        State(settings.state_dir).path(CONTROL_ALIVE), is_alive=lambda: pulse.is_turning(within=companion.USUAL.stuck)
+    )
+    try:
+        # Two children: one answers tasks.report while the other paces a sweep.
+        return _run(settings, queue=names.CONTROL_QUEUE, hostname=hostname, loglevel=loglevel, step=pulse.OfControl, children=2)
+    finally:
+        end()
 
 
 class _SecondChild(bootsteps.StartStopStep):

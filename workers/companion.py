@@ -16,6 +16,7 @@ from typing import Literal, Protocol
 
 from cni.errors import CleanupError
 from cni.settings import Settings
+from workers.alive import touch
 from workers.clock import Clock, SystemClock
 from workers.configuration import environment_for
 from workers.state import State
@@ -220,13 +221,6 @@ def start(companion: Companion) -> Callable[[], None]:
             thread.join(_ENDS_WITHIN)
 
     return end
-
-
-def touch(path: str) -> None:
-    """Make the file, or make it new."""
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    with open(path, "ab"):
-        os.utime(path)
 
 
 def _told(full: list[Usage]) -> str:

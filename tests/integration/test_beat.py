@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -50,8 +51,10 @@ def client(redis_url: str) -> "Iterator[redis.Redis]":
 
 
 def start_beat(processes: Processes, redis_url: str, schedule: str, directory: Path, name: str = "beat") -> Process:
-    """One replica, as `cni-cleanup beat` runs it, in a directory that is empty."""
-    variables = {"BROKER": redis_url, "SCHEDULE": schedule, "TIMEZONE": ZONE}
+    """One replica, as `cni-cleanup beat` runs it, in a directory that is empty, with a state directory of its own beside that."""
+    state = directory.parent / f"{name}.state"
+    state.mkdir(exist_ok=True)
+    variables = {"BROKER": redis_url, "SCHEDULE": schedule, "TIMEZONE": ZONE, "STATE_DIR": str(state)}
     environment = child_environment({f"CNI_CLEANUP_{key}": value for key, value in variables.items()})
     directory.mkdir(exist_ok=True)
     return processes.start(name, [sys.executable, "-m", "cli", "beat", "--debug"], environment, directory)
@@ -98,6 +101,21 @@ def test_an_outage_over_the_due_time_is_caught_up_exactly_once_by_two_replicas(
     assert headers["task"] == "tasks.sweep"
     left = datetime.fromisoformat(headers["expires"]) - datetime.now(UTC)
     assert timedelta(0) < timedelta(seconds=SWEEP_EXPIRES) - left < timedelta(minutes=5)
+
+
+def test_the_one_that_ticks_and_the_one_that_waits_both_say_that_they_live(
+    processes: Processes, redis_url: str, directory: Path, tmp_path: Path
+):
+    start_two(processes, redis_url, "0 8 * * 1", directory)
+    for name in ("one", "two"):
+        sign = tmp_path / f"{name}.state" / "beat.alive"
+        until(sign.exists, seconds=READY_WITHIN, what="its sign of life")
+        os.utime(sign, (0, 0))
+        until(partial(is_new, sign), seconds=READY_WITHIN, what="the next one")
+
+
+def is_new(path: Path) -> bool:
+    return path.stat().st_mtime > 0
 
 
 def test_when_the_one_that_has_the_lock_is_killed_the_other_asks_for_the_due_sweep_once(

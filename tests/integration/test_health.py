@@ -17,7 +17,7 @@ from tests.support.beside import NOBODY, QUICK, Crowded, crowded
 from tests.support.chaos import Server
 from tests.support.cri_server import CriServer, State, sandboxes_from_file
 from tests.support.polling import until
-from tests.support.program import REPOSITORY, run
+from tests.support.program import COMMAND, REPOSITORY, child_environment, run
 from workers.companion import USUAL
 
 pytestmark = pytest.mark.timeout(300)
@@ -80,6 +80,20 @@ def test_a_worker_lives_while_its_broker_is_there_and_while_it_is_away(node: Cro
         until(lambda: client.hexists("cni-cleanup:workers", "node1"), seconds=PATIENCE, what="the worker again")
     gives_a_sign_of_life(node, worker)
     assert "Traceback" not in worker.log_end(1000)
+
+
+def test_control_says_that_it_lives_while_its_broker_is_there_and_while_it_is_away(processes: Processes, tmp_path: Path):
+    server = Server(processes=processes, directory=tmp_path / "redis")
+    server.start()
+    variables = {"CNI_CLEANUP_BROKER": server.url, "CNI_CLEANUP_STATIC_NODES": "node1", "CNI_CLEANUP_STATE_DIR": str(tmp_path)}
+    control = processes.start("control", [*COMMAND, "control"], child_environment(variables), REPOSITORY)
+    sign = tmp_path / "control.alive"
+    until(lambda: " ready." in control.log_end(), seconds=PATIENCE, what="control")
+    until(sign.exists, seconds=PATIENCE, what="its sign of life")
+    server.stop()
+    until(lambda: "Connection to broker lost" in control.log_end(200), seconds=PATIENCE, what="the loss")
+    os.utime(sign, (0, 0))
+    until(lambda: sign.stat().st_mtime > 0, seconds=PATIENCE, what="a sign of life without its broker")
 
 
 def test_a_worker_is_ready_when_its_preflight_is_good_and_not_before(node: Crowded, processes: Processes, short_dir: Path):

@@ -32,7 +32,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
     Raises:
         Refused: the schedule or the time zone is none.
     """
-    secured = broker.tls(settings.broker)
+    url = broker.url_of(settings)
+    secured = broker.tls(url)
     return {
         # The operator's, in this process only: a schedule at 08:00 means the clock on the wall.
         "timezone": time_zone(settings.timezone),
@@ -49,7 +50,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         # It answers `celery inspect ping -d celerybeat@HOST`, and not when the scheduler no longer ticks.
         "beat_enable_remote_control": True,
         # redbeat will stop taking the broker's, and says so at every start.
-        "redbeat_redis_url": broker.without_query(settings.broker),
+        "redbeat_redis_url": broker.without_query(url),
         **({"redbeat_redis_use_ssl": secured} if secured else {}),
         "redbeat_redis_options": {
             "socket_timeout": broker.ANSWERS_WITHIN,
@@ -75,7 +76,7 @@ def start(settings: Settings, *, loglevel: str = "INFO") -> None:
     app.use(settings)
     logs.take_over(settings)
     # redbeat would end with a thousand lines of traceback.
-    broker.require(settings.broker)
+    broker.require(broker.url_of(settings))
     end = alive.keep(State(settings.state_dir).path(ALIVE), is_alive=ticks.is_alive)
     try:
         app.Beat(loglevel=loglevel, quiet=True).run()
@@ -84,8 +85,8 @@ def start(settings: Settings, *, loglevel: str = "INFO") -> None:
         why = " ".join(str(error).split())
         raise CleanupError(f"the scheduler ended ({why}): start it again, it catches up with what was due meanwhile") from error
     finally:
-        spans.end()
         end()
+        spans.end()
 
 
 app.add_defaults(lambda: configuration(app.settings))

@@ -11,7 +11,7 @@ from cni.settings import Settings
 
 
 @click.command(short_help="Run this node's worker.", epilog=MORE)
-@shared_options(*NODE, "broker", "log-format")
+@shared_options(*NODE, "broker", "broker-password-file", "log-format")
 @click.option("--check", is_flag=True, help="Only find out whether it could work here: can it read, lock and ask?")
 @click.pass_context
 def worker(context: click.Context, *, check: bool) -> None:
@@ -29,7 +29,7 @@ def worker(context: click.Context, *, check: bool) -> None:
 
 
 @click.command(short_help="Run the worker that does the sweeps.", epilog=MORE)
-@shared_options("broker", "static-nodes", "api", "log-format", "jaegerurl", "config", "debug")
+@shared_options("broker", "broker-password-file", "static-nodes", "api", "log-format", "jaegerurl", "config", "debug")
 @click.pass_context
 def control(context: click.Context) -> None:
     """Run the worker that does the sweeps: it asks every node for one pass."""
@@ -41,7 +41,7 @@ def control(context: click.Context) -> None:
 
 
 @click.command(short_help="Run the scheduler.", epilog=MORE)
-@shared_options("broker", "schedule", "timezone", "log-format", "jaegerurl", "config", "debug")
+@shared_options("broker", "broker-password-file", "schedule", "timezone", "log-format", "jaegerurl", "config", "debug")
 @click.pass_context
 def beat(context: click.Context) -> None:
     """Run the scheduler: it asks for a sweep when one is due."""
@@ -73,7 +73,7 @@ def _check(settings: Settings) -> int:
     refuse_nonsense(settings)
     checks = list(preflight(settings))
     try:
-        broker.require(settings.broker)
+        broker.require(broker.url_of(settings))
         checks.append(Check(name="broker", good=True, detail="Redis answers"))
     except BrokerAway as away:
         checks.append(Check(name="broker", good=False, detail=str(away)))

@@ -34,6 +34,7 @@ _USES = (
     "networks",
     "confirm-after",
     "broker",
+    "broker-password-file",
     "log-format",
 )
 

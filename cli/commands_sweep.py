@@ -67,7 +67,7 @@ _NODES = _Parsed("NAME,NAME", _node_list)
 
 
 @click.command(short_help="Ask for a sweep, and follow it.", epilog=MORE)
-@shared_options("broker", "token-file", "dry-run", "jaegerurl", "config", "debug")
+@shared_options("broker", "broker-password-file", "token-file", "dry-run", "jaegerurl", "config", "debug")
 @click.option("--autodiscover", is_flag=True, help="All nodes that run the worker, through the broker.")
 @click.option("--nodes", type=_NODES, help="Only these nodes.")
 @click.option("--node-selector", metavar="SELECTOR", help="Only nodes with these labels, as kubectl's -l.")
@@ -110,7 +110,7 @@ def job(context: click.Context, /, **given: Any) -> None:
 
 
 @click.command(short_help="What became of a sweep.", epilog=MORE)
-@shared_options("broker", "config", "debug")
+@shared_options("broker", "broker-password-file", "config", "debug")
 @click.option("--sweep", "sweep_id", metavar="ID", help="This sweep. [the last one]")
 @click.option("--list", "as_list", is_flag=True, help="The sweeps of the last 30 days, one a line.")
 @click.option("--json", "as_json", is_flag=True, help="The account as JSON.")
@@ -336,7 +336,7 @@ def _ledger(settings: Settings) -> Iterator[Any]:
     from tasks.ledger import open_ledger
 
     app.use(settings)
-    broker.require(settings.broker)
+    broker.require(broker.url_of(settings))
     try:
         with open_ledger() as ledger:
             yield ledger

@@ -19,7 +19,7 @@ _GIVEN = "cli.options.given"
 EVERY = ("config", *(option.name for option in OPTIONS))
 """The names of all shared options."""
 
-FLEET = ("broker", "static-nodes", "schedule", "timezone", "listen", "token-file", "log-format")
+FLEET = ("broker", "broker-password-file", "static-nodes", "schedule", "timezone", "listen", "token-file", "log-format")
 """Of those, what a single node does without."""
 
 NODE = tuple(name for name in EVERY if name not in FLEET)

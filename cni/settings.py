@@ -42,6 +42,9 @@ class Settings:
     sandboxes_file: str | None = None
     #: Redis, as broker, result backend, ledger and schedule.
     broker: str = "redis://127.0.0.1:6379/0"
+    #: Holds the password of that Redis, where the URL has none. Read by who uses the broker, and nobody else: a pass by hand
+    #: needs neither.
+    broker_password_file: str | None = None
     #: The sweep's nodes outside Kubernetes.
     static_nodes: tuple[str, ...] = ()
     #: When the weekly sweep starts, in cron form: Monday 08:00, as the CronJob of the old tool did.

@@ -35,7 +35,7 @@ def ask(settings: Settings, *, within: float) -> dict[str, Any]:
     app.use(settings)
     late = f"not finished within {within:g} s: a pass that has begun goes on (or does no worker run?)"
     try:
-        broker.require(settings.broker)
+        broker.require(broker.url_of(settings))
         # What the task raised comes back as a value: what is raised here is of the way to it.
         report = app.send_task(names.CLEAN_NODE, args=[settings.node], expires=within).get(timeout=within, propagate=False)
     # Celery raises a RuntimeError when it has tried in vain to connect again.

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 from kombu.exceptions import OperationalError
 from redis import Redis
@@ -19,7 +19,9 @@ from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from tasks.errors import BrokerAway, Refused
+from cni.settings import Settings
+from tasks.errors import BrokerAway, Refused, refusing
+from workers.tokens import read_secret
 
 ERRORS = (RedisError, OperationalError)
 """What its clients raise where it does not answer, or not as it should."""
@@ -35,6 +37,29 @@ _FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
 PATIENT = 12
 """Tries of who has something to record that cannot be had again; with the waits between them two minutes and more."""
+
+
+def url_of(settings: Settings) -> str:
+    """The URL of Redis with the password in it, wherever that is written.
+
+    Raises:
+        Refused: the password is written twice, or its file cannot be read.
+    """
+    if settings.broker_password_file is None:
+        return settings.broker
+    return _with_password(settings.broker, settings.broker_password_file)
+
+
+# Once in a process: what is being replaced is for the next start, and no reason for a running worker to refuse its job.
+@functools.lru_cache(maxsize=16)
+def _with_password(url: str, path: str) -> str:
+    parts = urlsplit(url)
+    if parts.password:
+        raise Refused("the broker's URL has a password, and --broker-password-file names one too: leave one of them out")
+    with refusing():
+        password = read_secret(path, option="--broker-password-file", what="password")
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:{quote(password, safe='')}@{host}"))
 
 
 def without_query(url: str) -> str:
@@ -118,7 +143,7 @@ def away(error: Exception) -> BrokerAway:
         return BrokerAway("Redis takes nothing, its memory is full: raise its maxmemory, or find out what fills it")
     # What redis-py's greeting is told.
     if "client already authenticated" in why or "Authentication required" in why:
-        why = "it wants a password, as in redis://:PASSWORD@HOST:6379/0"
+        why = "it wants a password: --broker-password-file FILE, or redis://:PASSWORD@HOST:6379/0"
     return BrokerAway(f"Redis does not answer ({why}): is --broker, or CNI_CLEANUP_BROKER, right, and is it up?")
 
 

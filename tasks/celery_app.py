@@ -44,11 +44,12 @@ def configuration(settings: Settings) -> dict[str, Any]:
     """Celery's settings for a fleet that `settings` describe.
 
     Raises:
-        Refused: the node's name is none, the broker's URL says nonsense about TLS, or a variable of Celery's names another one.
+        Refused: the node's name is none, the broker's URL or password cannot be had, or a variable of Celery's names another one.
     """
     _refuse_past_us()
-    url = broker.without_query(settings.broker)
-    secured = broker.tls(settings.broker)
+    whole = broker.url_of(settings)
+    url = broker.without_query(whole)
+    secured = broker.tls(whole)
     return {
         "broker_url": url,
         # For `celery call` and `celery result`; a sweep's messages carry ignore_result and its ledger counts.
@@ -201,7 +202,7 @@ class CleanupApp(Celery):
         """
         if not self._was_given_settings:
             _refuse_past_us()
-            broker.require(self.settings.broker)
+            broker.require(broker.url_of(self.settings))
 
     @cached_property
     def AsyncResult(self) -> type[results.AsyncResult[Any]]:  # noqa: N802  # Celery's name

@@ -355,7 +355,7 @@ def open_ledger(*, tries: int = 2) -> Iterator[Ledger]:
     Raises:
         redis.RedisError: in the block, where Redis does not answer.
     """
-    with broker.connected(app.settings.broker, tries=tries) as client:
+    with broker.connected(broker.url_of(app.settings), tries=tries) as client:
         yield Ledger(client)
 
 

@@ -72,7 +72,7 @@ def refuse_nonsense(settings: Settings) -> str:
     """
     if settings.node is None:
         raise Refused("a worker needs the name of its node: --node NAME, or NODE_NAME in the environment")
-    broker.tls(settings.broker)
+    broker.tls(broker.url_of(settings))
     if settings.is_offline and Root(settings.root).is_live and not settings.dry_run:
         raise Refused("witness files are evidence about another moment, and this is a running node: no job could be done")
     if settings.confirm_after > _MOST_CONFIRM_AFTER:
@@ -89,7 +89,7 @@ def start_control(settings: Settings, *, loglevel: str = "INFO") -> int:
     Raises:
         Refused: the settings name no nodes to sweep, and no way to find them.
     """
-    broker.tls(settings.broker)
+    broker.tls(broker.url_of(settings))
     why = no_way_to_discover(settings)
     if why is not None:
         raise Refused(why)

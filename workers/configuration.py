@@ -314,6 +314,13 @@ OPTIONS: tuple[Option, ...] = (
         parse=_broker,
     ),
     Option(
+        name="broker-password-file",
+        field="broker_password_file",
+        metavar="FILE",
+        help="Holds the password of that Redis, for a URL without one.",
+        parse=_path,
+    ),
+    Option(
         name="static-nodes",
         field="static_nodes",
         metavar="NAME,NAME",

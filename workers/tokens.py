@@ -1,4 +1,4 @@
-"""The bearer token, in a file: it is not seen in a list of processes, and can be replaced while everything runs."""
+"""Secrets, each in a file of its own: it is not seen in a list of processes or in an environment."""
 
 import os
 import stat
@@ -9,7 +9,16 @@ _LIMIT = 1 << 16
 
 
 def read_token(path: str) -> str:
-    """The token that a file holds.
+    """The sidecar's bearer token.
+
+    Raises:
+        UsageError: there is none in the file, or it cannot be read.
+    """
+    return read_secret(path, option="--token-file", what="token")
+
+
+def read_secret(path: str, *, option: str, what: str) -> str:
+    """The one line of ASCII that a file holds; `option` named the file, and `what` is in it, for the messages.
 
     Raises:
         UsageError: there is none in it, or it cannot be read.
@@ -19,11 +28,11 @@ def read_token(path: str) -> str:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise UsageError(f"--token-file {path} is no regular file")
-            token = file.read(_LIMIT).decode("ascii").strip()
+                raise UsageError(f"{option} {path} is no regular file")
+            secret = file.read(_LIMIT).decode("ascii").strip()
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not ASCII"
-        raise UsageError(f"--token-file {path} cannot be read: {why}") from error
-    if not token or not token.isprintable() or " " in token:
-        raise UsageError(f"--token-file {path} holds no token: one line of ASCII without blanks is wanted")
-    return token
+        raise UsageError(f"{option} {path} cannot be read: {why}") from error
+    if not secret or not secret.isprintable() or " " in secret:
+        raise UsageError(f"{option} {path} holds no {what}: one line of ASCII without blanks is wanted")
+    return secret

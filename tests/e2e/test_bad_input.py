@@ -127,6 +127,7 @@ NONSENSE = {
     "confirm-after": "-1s",
     "early-at": "101",
     "listen": "9010",
+    "broker-password-file": "",
     "token-file": "",
     "log-format": "xml",
     "jaegerurl": "collector:4318",

@@ -171,14 +171,19 @@ def fleet(secured: Secured) -> Fleet:
     return start_fleet(secured.processes, url, secured.directory / "fleet", known=["node-1"], cautious=[])
 
 
-def cli(url: str, home: Path, *arguments: str) -> Done:
-    return run(*arguments, home=home, variables={"CNI_CLEANUP_BROKER": url})
+def cli(url: str, home: Path, *arguments: str, password_file: Path | None = None) -> Done:
+    return run(*arguments, home=home, variables=variables(url, password_file))
 
 
-def celery(url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def variables(url: str, password_file: Path | None) -> dict[str, str]:
+    more = {"CNI_CLEANUP_BROKER_PASSWORD_FILE": str(password_file)} if password_file else {}
+    return {"CNI_CLEANUP_BROKER": url, **more}
+
+
+def celery(url: str, *arguments: str, password_file: Path | None = None) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "celery", "-A", "tasks", *arguments],
-        env=child_environment({"CNI_CLEANUP_BROKER": url}),
+        env=child_environment(variables(url, password_file)),
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -206,6 +211,23 @@ class TestItWorks:
         pinged = celery(fleet.broker, "inspect", "ping", "-d", "node@node-1")
         assert pinged.returncode == 0, pinged.stderr
         assert "1 node online" in pinged.stdout
+
+    def test_the_password_may_be_in_a_file_for_this_program_and_for_celerys(self, fleet: Fleet, secured: Secured, tmp_path: Path):
+        fleet.leak("node-1", "10.88.9.2", "2" * 64)
+        file = tmp_path / "password"
+        file.write_text(f"{PASSWORD}\n")
+        url = secured.url(password="")
+        job = cli(url, tmp_path, "job", "--autodiscover", password_file=file)
+        assert job.status == 0, job.err
+        pinged = celery(url, "inspect", "ping", "-d", "node@node-1", password_file=file)
+        assert pinged.returncode == 0, pinged.stderr
+        called = celery(url, "call", "tasks.scan_node", "--args", '["node-1"]', password_file=file)
+        assert called.returncode == 0, called.stderr
+        file.write_text("another\n")
+        refused = cli(url, tmp_path, "report", password_file=file)
+        assert refused.status == 1
+        assert "invalid username-password pair" in refused.line
+        assert "another" not in refused.line
 
     def test_beat_has_its_lock_and_its_entry(self, fleet: Fleet):
         def there() -> bool:

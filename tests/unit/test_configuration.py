@@ -54,6 +54,7 @@ VALUES: dict[str, list[tuple[str, Any]]] = {
     "schedule": [("0 8 * * 1", "0 8 * * 1"), ("*/5 * * * *", "*/5 * * * *"), ("30 4 1 * *", "30 4 1 * *")],
     "timezone": [("Europe/Berlin", "Europe/Berlin"), ("UTC", "UTC"), ("America/New_York", "America/New_York")],
     "listen": [(":9010", ":9010"), ("127.0.0.1:0", "127.0.0.1:0"), ("[::1]:65535", "[::1]:65535")],
+    "broker-password-file": [("/a", "/a"), ("/b", "/b"), ("c", os.path.abspath("c"))],
     "token-file": [("/a", "/a"), ("/b", "/b"), ("c", os.path.abspath("c"))],
     "log-format": [("json", "json"), ("text", "text"), ("auto", "auto")],
     "jaegerurl": [
@@ -89,6 +90,7 @@ NONSENSE: dict[str, list[str]] = {
     "schedule": ["", "nonsense", "0 8 * *", "0 8 * * 1 2"],
     "timezone": ["", "Mars/Olympus", "Europe", "../../etc/passwd", "/etc/localtime", "UTC ", "\udcff"],
     "listen": ["", "9010", "9010x", ":", ":port", ":-1", ":65536", ":999999", "a b:1", "h:1/2", "[::1]", "\u0661:1", ":\u0661", "http://h:1"],
+    "broker-password-file": ["", "a\0"],
     "token-file": ["", "a\0"],
     "log-format": ["", "JSON", "logfmt"],
     "jaegerurl": [

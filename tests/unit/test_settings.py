@@ -29,6 +29,7 @@ PROMISED = {
     "schedule": "0 8 * * 1",
     "timezone": "UTC",
     "listen": ":9010",
+    "broker_password_file": None,
     "token_file": None,
     "log_format": "auto",
     "jaegerurl": None,

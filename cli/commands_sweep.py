@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
-from cli.options import MORE, refuse_flags, settings_of, shared_options
+from cli.options import MORE, given_flags, refuse_flags, settings_of, shared_options
 from cni.errors import CleanupError, UsageError
 from cni.names import printable
 from cni.settings import Settings
@@ -67,15 +67,15 @@ _NODES = _Parsed("NAME,NAME", _node_list)
 
 
 @click.command(short_help="Ask for a sweep, and follow it.", epilog=MORE)
-@shared_options("broker", "broker-password-file", "token-file", "dry-run", "jaegerurl", "config", "debug")
-@click.option("--autodiscover", is_flag=True, help="All nodes that run the worker, through the broker.")
+@shared_options(
+    "autodiscover", "urlserver", "broker", "broker-password-file", "token-file", "dry-run", "jaegerurl", "config", "debug"
+)
 @click.option("--nodes", type=_NODES, help="Only these nodes.")
 @click.option("--node-selector", metavar="SELECTOR", help="Only nodes with these labels, as kubectl's -l.")
 @click.option("--spread", type=_TIME, help="Time from one node to the next, 0s for all at once. [0.12s]")
 @click.option("--timeout", type=_SOME_TIME, help="How long to wait for the nodes; the sweep itself has no such end. [1h]")
 @click.option("--stop", is_flag=True, help="Halt the running sweep on all nodes.")
 @click.option("--resume", is_flag=True, help="Let a stopped sweep go on, and follow it.")
-@click.option("--urlserver", metavar="URL,URL", help="Ask these sidecars by HTTP instead, without the broker.")
 @click.option("--json", "as_json", is_flag=True, help="In the end the account as JSON, not as a table.")
 @click.pass_context
 def job(context: click.Context, /, **given: Any) -> None:
@@ -93,18 +93,19 @@ def job(context: click.Context, /, **given: Any) -> None:
         why="is each node's own setting: a sweep can ask for a --dry-run and for fewer nodes, for nothing else",
     )
     settings = settings_of(context)
-    _refuse_contradictions(given)
-    if given["urlserver"] is not None:
+    way = _way(given_flags(context), settings, given)
+    _refuse_contradictions(way, given)
+    if way == "urlserver":
         from cli.by_http import ask_all
 
-        sys.exit(ask_all(settings, given["urlserver"], timeout=given["timeout"] or _TIMEOUT))
+        sys.exit(ask_all(settings, timeout=given["timeout"] or _TIMEOUT))
     refuse_flags(context, "token-file", why="is for --urlserver")
     wanted = _wanted(settings, given)
     with _ledger(settings) as ledger, _traced(context, settings) as whole:
-        if given["stop"]:
+        if way == "stop":
             _stop(ledger)
             return
-        sweep_id = _resume(ledger, dry_run=settings.dry_run) if given["resume"] else _ask(wanted)
+        sweep_id = _resume(ledger, dry_run=settings.dry_run) if way == "resume" else _ask(wanted)
         whole.note(lambda: {"sweep_id": sweep_id})
         _follow(ledger, sweep_id, timeout=given["timeout"] or _TIMEOUT, as_json=given["as_json"])
 
@@ -151,15 +152,30 @@ def report(context: click.Context, *, sweep_id: str | None, as_list: bool, as_js
         show_account(_console(), found)
 
 
-def _refuse_contradictions(given: dict[str, Any]) -> None:
-    there = {name for name, value in given.items() if value is not None and value is not False}
-    ways = [name for name in ("autodiscover", "urlserver", "stop", "resume") if name in there]
+def _way(flags: Mapping[str, str], settings: Settings, given: dict[str, Any]) -> str:
+    """How to ask, by the name of its option. Flags win; where there is none --autodiscover goes first, as in the tool before.
+
+    Raises:
+        UsageError: none is said, or several are.
+    """
+    ways = [name for name in ("stop", "resume") if given[name]]
+    if "urlserver" in flags:
+        ways.insert(0, "urlserver")
+    if flags.get("autodiscover") == "true":
+        ways.insert(0, "autodiscover")
+    if not ways:
+        ways = ["autodiscover"] if settings.autodiscover else ["urlserver"] if settings.urlserver else []
     if len(ways) != 1:
         told = f", not {' and '.join(f'--{name}' for name in ways)}" if ways else ""
         raise UsageError(f"one of --autodiscover, --urlserver, --stop and --resume is wanted{told} (see cni-cleanup help job)")
+    return ways[0]
+
+
+def _refuse_contradictions(way: str, given: dict[str, Any]) -> None:
+    there = {name for name, value in given.items() if value is not None and value is not False}
     for name, fitting in _GOES_WITH.items():
-        if name in there and ways[0] not in fitting:
-            raise UsageError(f"{_flag(name)} is for {' and '.join(_flag(way) for way in fitting)}, not for {_flag(ways[0])}")
+        if name in there and way not in fitting:
+            raise UsageError(f"{_flag(name)} is for {' and '.join(_flag(one) for one in fitting)}, not for {_flag(way)}")
     if {"nodes", "node_selector"} <= there:
         raise UsageError("--nodes and --node-selector each say which nodes: leave one of them out")
 

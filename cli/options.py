@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -16,8 +16,14 @@ _log = logging.getLogger(__name__)
 
 _GIVEN = "cli.options.given"
 
-EVERY = ("config", *(option.name for option in OPTIONS))
+EVERY = ("config", *(option.name for option in OPTIONS if option.only_for is None))
 """The names of all shared options."""
+
+_TOOK_VALUES = ("debug", "autodiscover")
+"""Flags of the tool before this one, which took `--debug=false` as well: `without_flag_values`."""
+
+_OLDER_NAMES = {"jaegerurl": "jaeger"}
+"""What the tool before this one called an option at first."""
 
 FLEET = ("broker", "broker-password-file", "static-nodes", "schedule", "timezone", "listen", "token-file", "log-format")
 """Of those, what a single node does without."""
@@ -39,6 +45,8 @@ def shared_options(*shown: str) -> Callable[[Command], Command]:
 
     def decorate(function: Command) -> Command:
         for option in reversed(OPTIONS):
+            if option.only_for is not None and option.name not in shown:
+                continue
             takes: dict[str, Any] = {"is_flag": True, "default": None} if option.metavar is None else {"metavar": option.metavar}
             function = click.option(
                 f"--{option.name}",
@@ -48,6 +56,10 @@ def shared_options(*shown: str) -> Callable[[Command], Command]:
                 callback=_keep,
                 **takes,
             )(function)
+            if option.name in _OLDER_NAMES:
+                function = _hidden(f"--{_OLDER_NAMES[option.name]}", option.name)(function)
+            if option.name in _TOOK_VALUES:
+                function = _hidden(f"--no-{option.name}", option.name, is_flag=True, flag_value="false")(function)
         return click.option(
             "--config",
             metavar="FILE",
@@ -60,13 +72,42 @@ def shared_options(*shown: str) -> Callable[[Command], Command]:
     return decorate
 
 
+def without_flag_values(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--debug=true` and `--debug=false`, as the tool before this one took them, in our own form."""
+    return [_FLAG_VALUES.get(argument.lower(), argument) for argument in arguments]
+
+
+_FLAG_VALUES = {
+    f"--{name}={value}": f"--{prefix}{name}"
+    for name in _TOOK_VALUES
+    for prefix, values in (("", ("true", "t", "1")), ("no-", ("false", "f", "0")))
+    for value in values
+}
+
+
+def _hidden(flag: str, name: str, **takes: Any) -> Callable[[Command], Command]:
+    """Another way to write the option `name`, which no help shows."""
+
+    def keep(context: click.Context, parameter: click.Parameter, value: str | None) -> None:  # noqa: ARG001  # click's signature
+        if value is not None:
+            context.meta.setdefault(_GIVEN, {})[name] = value
+
+    return click.option(flag, hidden=True, expose_value=False, callback=keep, default=None, **takes)
+
+
+def given_flags(context: click.Context) -> Mapping[str, str]:
+    """The shared options that stand on the command line, before or after the command, by their names."""
+    given: Mapping[str, str] = context.meta.get(_GIVEN, {})
+    return given
+
+
 def settings_of(context: click.Context) -> Settings:
     """The settings of a command: its flags, then those given before its name, then environment, config file, defaults.
 
     Raises:
         UsageError: a value is not what its option wants.
     """
-    given: Mapping[str, str] = context.meta.get(_GIVEN, {})
+    given = given_flags(context)
     flags = {name: value for name, value in given.items() if name != "config"}
     logging.basicConfig(level=logging.WARNING, format="cni-cleanup: %(message)s", force=True)
     settings = load_settings(flags, os.environ, config=given.get("config"))
@@ -91,7 +132,7 @@ def refuse_flags(context: click.Context, *refused: str, why: str) -> None:
     Raises:
         UsageError: there is one.
     """
-    given: Mapping[str, str] = context.meta.get(_GIVEN, {})
+    given = given_flags(context)
     for name in refused:
         if name in given:
             raise UsageError(f"--{name} {why}")

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from cli.options import EVERY, shared_options
+from cli.options import EVERY, shared_options, without_flag_values
 from cni import __version__
 from cni.errors import CleanupError, UsageError
 from cni.names import printable
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
-            program.main(arguments, standalone_mode=False)
+            program.main(without_flag_values(sys.argv[1:] if arguments is None else arguments), standalone_mode=False)
         finally:
             # Also where the command ends with a status of its own: at the exit it would be too late for one line.
             sys.stdout.flush()

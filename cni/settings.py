@@ -55,6 +55,9 @@ class Settings:
     listen: str = ":9010"
     #: Holds the bearer token for what the sidecar does not show or do for everybody; None turns that off.
     token_file: str | None = None
+    #: How `job` asks where its flags do not say it: all nodes through the broker, or these sidecars by HTTP.
+    autodiscover: bool = False
+    urlserver: tuple[str, ...] = ()
     #: How the long-running processes log: `auto` is text on a terminal, and one JSON object a line elsewhere.
     log_format: Literal["auto", "json", "text"] = "auto"
     #: Where traces go, OTLP over HTTP; the variables of OpenTelemetry may say so too.

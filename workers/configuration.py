@@ -14,9 +14,13 @@ from cni.settings import Settings
 
 _PREFIX = "CNI_CLEANUP_"
 _NO_SETTINGS = {"config"}
+_MAY_HOLD_A_PASSWORD = ("broker", "jaegerurl", "urlserver")
 
 CONFIG_FILE = ".api-cni-cleanup.yaml"
 """In the home directory; the name that the tool before this one used."""
+
+_OTHER_FORMS = (".toml", ".hcl", ".properties", ".props", ".prop", ".ini")
+"""What a file is called that the library of the tool before this one would have read as something else than YAML."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +42,8 @@ class Option:
     parse: Callable[[str], Any]
     #: Read where the variable of its own name is not set.
     other_variable: str | None = None
+    #: The one command that has the flag; None where all have it.
+    only_for: str | None = None
 
     @property
     def variable(self) -> str:
@@ -179,6 +185,34 @@ def collector_url(text: str) -> str:
     if not parts.hostname or parts.fragment:
         raise ValueError(wanted)
     return text
+
+
+def _sidecars(text: str) -> tuple[str, ...]:
+    urls = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not urls:
+        raise ValueError("URLs such as http://10.0.0.7:9010 are wanted, separated by commas")
+    for url in urls:
+        _check_sidecar(url)
+    return urls
+
+
+def _check_sidecar(url: str) -> None:
+    # Imported here: only `job --urlserver` has sidecars.
+    import urllib3
+
+    shown = "" if "@" in url else f", not {url[:80]!r}"
+    wanted = f"a URL such as http://10.0.0.7:9010 is wanted{shown}"
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  # reading it is what checks it
+        # What is sent is this one's idea of it.
+        urllib3.util.parse_url(url)
+    except (ValueError, urllib3.exceptions.LocationParseError) as error:
+        raise ValueError(wanted) from error
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("there is no name and password in such a URL: the token is in a file (--token-file)")
+    if parts.scheme not in ("http", "https") or not parts.hostname or any(letter.isspace() for letter in url):
+        raise ValueError(wanted)
 
 
 def _schedule(text: str) -> str:
@@ -356,6 +390,22 @@ OPTIONS: tuple[Option, ...] = (
         parse=_path,
     ),
     Option(
+        name="autodiscover",
+        field="autodiscover",
+        metavar=None,
+        help="All nodes that run the worker, through the broker.",
+        parse=_truth,
+        only_for="job",
+    ),
+    Option(
+        name="urlserver",
+        field="urlserver",
+        metavar="URL,URL",
+        help="Ask these sidecars by HTTP instead, without the broker.",
+        parse=_sidecars,
+        only_for="job",
+    ),
+    Option(
         name="log-format",
         field="log_format",
         metavar="auto|json|text",
@@ -401,8 +451,7 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str], *, confi
         try:
             values[option.field] = option.parse(text)
         except ValueError as error:
-            # A URL may hold a password.
-            shown = "" if option.name in ("broker", "jaegerurl") else f" is {text[:80]!r}"
+            shown = "" if option.name in _MAY_HOLD_A_PASSWORD else f" is {text[:80]!r}"
             raise UsageError(f"{where}{shown}: {error}") from error
     in_cluster = bool(environ.get("KUBERNETES_SERVICE_HOST"))
     return Settings(**values, pod_uid=environ.get("POD_UID") or None, in_cluster=in_cluster)
@@ -462,6 +511,8 @@ def _first(
 
 
 def _read_config(path: str, *, required: bool) -> dict[str, str]:
+    if os.path.splitext(path)[1].lower() in _OTHER_FORMS:
+        raise UsageError(f"the config file {path} is of a form that is not read: write it as YAML, `name: value` a line, or JSON")
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
@@ -483,12 +534,22 @@ def _read_config(path: str, *, required: bool) -> dict[str, str]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise UsageError(f"the config file {path} has no lines of the form `name: value`")
+        raise UsageError(f"the config file {path} has no lines of the form `name: value` (YAML or JSON)")
+    return _known(value, path)
+
+
+def _known(value: Mapping[Any, Any], path: str) -> dict[str, str]:
+    """The settings among what a config file says, by their names; a key may be in any case, as in the tool before this one."""
     known = {option.name for option in OPTIONS} | _NO_SETTINGS
-    in_file = {str(key).replace("_", "-"): _as_text(inner) for key, inner in value.items()}
-    for key in sorted(in_file.keys() - known):
+    found: dict[str, str] = {}
+    for written, inner in value.items():
+        key = str(written).lower().replace("_", "-")
+        if key in found:
+            raise UsageError(f"the config file {path} says {key} twice: leave one of them out")
+        found[key] = _as_text(inner)
+    for key in sorted(found.keys() - known):
         _log.warning("%s: unknown key %s is ignored", path, key, extra={"action": "unknown_key"})
-    return {key: inner for key, inner in in_file.items() if key in known}
+    return {key: inner for key, inner in found.items() if key in known}
 
 
 def _as_text(value: Any) -> str:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ import pytest
 
 from cli.by_http import ask_all
 from cni.errors import UsageError
-from cni.settings import Settings
 from tests.support.api_server import refusing_port
 from tests.support.polling import until
 from tests.support.program import Done, Terminal, run
+from workers.configuration import load_settings
 
 TOKEN = "token-of-the-test"  # noqa: S105  # a made-up one, for servers that only tests reach
 
@@ -102,7 +102,7 @@ def rows(done: Done) -> dict[str, tuple[str, str]]:
 def refusal(urls: str, *, token_file: str | None = None) -> str:
     """What is said of wrong usage, before anybody is asked; the program makes it one line and exit 2."""
     with pytest.raises(UsageError) as error:
-        ask_all(Settings(token_file=token_file), urls, timeout=1.0)
+        ask_all(replace(load_settings({"urlserver": urls}, {}), token_file=token_file), timeout=1.0)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -256,7 +256,8 @@ class TestAnAddress:
     )
     def test_nonsense_is_one_line(self, urls: str):
         told = refusal(urls)
-        assert "--urlserver wants URLs such as" in told
+        assert told.startswith("--urlserver: ")
+        assert "such as http://10.0.0.7:9010" in told
         assert told.isprintable()
 
     def test_nobody_is_asked_where_one_is_nonsense(self, tmp_path: Path):

@@ -62,6 +62,12 @@ VALUES: dict[str, list[tuple[str, Any]]] = {
         ("https://u:p@h/otlp", "https://u:p@h/otlp"),
         ("http://[::1]:4318/v1/traces?a=b", "http://[::1]:4318/v1/traces?a=b"),
     ],
+    "autodiscover": [("true", True), ("no", False), ("YES", True)],
+    "urlserver": [
+        ("http://10.0.0.7:9010/cleanup", ("http://10.0.0.7:9010/cleanup",)),
+        ("http://a:9010,http://b", ("http://a:9010", "http://b")),
+        (" https://a , ,https://[::1]:9010,https://a", ("https://a", "https://[::1]:9010")),
+    ],
     "debug": [("true", True), ("no", False), ("YES", True)],
 }
 
@@ -97,6 +103,10 @@ NONSENSE: dict[str, list[str]] = {
         "", "collector", "collector:4318", "udp://c:6831", "grpc://c:4317", "http:", "http://", "http:///v1/traces", "http://:4318",
         "http://c:port", "http://c:99999", "http://c d:4318", "http://c#a", "http://[::1", "http://c\n", "http://\u00e9",
     ],
+    "autodiscover": ["", "perhaps", "2"],
+    "urlserver": [
+        "", ",", "10.0.0.7:9010", "node-1", "ftp://h", "http://", "http://h:port", "http://h:99999", "http://a,b", "http://a b/",
+    ],
     "debug": ["", "perhaps", "2"],
 }  # fmt: skip
 
@@ -131,7 +141,7 @@ def one_line(error: pytest.ExceptionInfo[UsageError]) -> str:
 
 def after(option: Option) -> str:
     """What stands after the name: a URL is not shown, there may be a password in it."""
-    return ": " if option.name in ("broker", "jaegerurl") else " is "
+    return ": " if option.name in ("broker", "jaegerurl", "urlserver") else " is "
 
 
 @pytest.mark.parametrize(
@@ -313,6 +323,28 @@ class TestConfigFile:
         assert len(warned) == 2
         assert all(str(config) in line and "unknown" in line for line in warned)
         assert any("min-agee" in line for line in warned)
+
+    def test_names_may_be_in_any_case(self, tmp_path: Path):
+        config = written(tmp_path / "config.yaml", {"CNIFiles": "/a", "JaegerURL": "http://c:4318", "DRY_RUN": True})
+        settings = load(config=config)
+        assert (settings.cnifiles, settings.jaegerurl, settings.dry_run) == ("/a", "http://c:4318", True)
+
+    def test_a_name_in_two_spellings_is_an_error_and_no_guess(self, tmp_path: Path):
+        config = written(tmp_path / "config.yaml", "dry-run: true\nDry_Run: false\n")
+        with pytest.raises(UsageError, match="says dry-run twice") as error:
+            load(config=config)
+        assert str(config) in one_line(error)
+
+    @pytest.mark.parametrize("name", ["config.toml", "CONFIG.TOML", "c.hcl", "c.properties"])
+    def test_another_form_is_told_by_its_name_what_to_do(self, name: str, tmp_path: Path):
+        config = written(tmp_path / name, 'cnifiles = "/a"')
+        with pytest.raises(UsageError, match="write it as YAML") as error:
+            load(config=config)
+        assert str(config) in one_line(error)
+
+    def test_json_is_read(self, tmp_path: Path):
+        config = written(tmp_path / "config.json", json.dumps({"cnifiles": "/a", "autodiscover": True}, indent=2))
+        assert (load(config=config).cnifiles, load(config=config).autodiscover) == ("/a", True)
 
     def test_names_may_have_underscores(self, tmp_path: Path):
         config = written(tmp_path / "config.yaml", {"min_age": "2s", "conf_dir": "/a"})

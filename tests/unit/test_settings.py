@@ -31,6 +31,8 @@ PROMISED = {
     "listen": ":9010",
     "broker_password_file": None,
     "token_file": None,
+    "autodiscover": False,
+    "urlserver": (),
     "log_format": "auto",
     "jaegerurl": None,
     "debug": False,

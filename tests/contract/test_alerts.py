@@ -74,7 +74,7 @@ def test_the_rules_pass_their_unit_tests(path: Path):
 
 
 def test_the_rules_pass_their_unit_tests_after_the_documented_change_of_the_runbooks_address(tmp_path: Path):
-    (commands,) = re.findall(r"^```\n(cd deploy/prometheus\nsed .*)\n```$", DOCUMENT, flags=re.MULTILINE)
+    (commands,) = re.findall(r"^```sh\n(cd deploy/prometheus\nsed .*)\n```$", DOCUMENT, flags=re.MULTILINE)
     copy = shutil.copytree(PROMETHEUS, tmp_path / "deploy/prometheus")
     subprocess.run(["bash", "-ec", commands], cwd=tmp_path, check=True)
     addresses = re.findall("runbook_url: (.*)docs/runbooks/", (copy / "rules.yml").read_text())

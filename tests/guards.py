@@ -783,7 +783,7 @@ RULES: dict[int, tuple[Guard, ...]] = {
         Guard(
             "without a token that is configured nobody asks by HTTP",
             (f"{SIDECAR}::TestTheToken::test_a_file_that_holds_none_lets_nobody_in",),
-            Out("workers/tokens.py", 'if not token or not token.isprintable() or " " in token:', "if False:"),
+            Out("workers/tokens.py", 'if not secret or not secret.isprintable() or " " in secret:', "if False:"),
         ),
         Guard(
             "another node's job is not done",

@@ -13,6 +13,9 @@ apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
   name: cni-cleanup
+  namespace: cni-cleanup
+  labels:
+    app.kubernetes.io/part-of: cni-cleanup
 spec:
 """
 

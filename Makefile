@@ -27,7 +27,7 @@ demo_pins := $(if $(wildcard $(venv)/installed-dev),dev,demo)
 
 # Tests that mostly wait, for workers, for Celery and for processes that they start: half of all the time that there is.
 fleet_tests := $(wildcard $(addprefix tests/,integration/test_chaos_*.py $(patsubst %,integration/test_%.py,beat companion fleet \
-  flower health idle_worker prometheus tls) e2e/test_guards.py))
+  flower health idle_worker prometheus tls) e2e/test_guards.py $(patsubst %,e2e/test_%.py,compose image image_on_a_node)))
 
 .PHONY: help venv exporter demo test bench bench-fleet pictures pins clean
 

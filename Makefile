@@ -25,9 +25,10 @@ pip := $(bin)/python $(pip_install)
 # All that the demo needs is among the pins of development: where those are installed, they serve it too.
 demo_pins := $(if $(wildcard $(venv)/installed-dev),dev,demo)
 
-# Tests that mostly wait, for workers, for Celery and for processes that they start: half of all the time that there is.
+# Tests that mostly wait, for workers, for Celery and for processes that they start: half of all the time that there is. The real runtime
+# and the Docker engine, of which a machine has one each, are the other half's.
 fleet_tests := $(wildcard $(addprefix tests/,integration/test_chaos_*.py $(patsubst %,integration/test_%.py,beat companion fleet \
-  flower health idle_worker prometheus tls) e2e/test_guards.py $(patsubst %,e2e/test_%.py,compose image image_on_a_node)))
+  flower health idle_worker prometheus tls) $(patsubst %,e2e/test_%.py,guards pages race)))
 
 .PHONY: help venv exporter demo test bench bench-fleet pictures pins clean
 

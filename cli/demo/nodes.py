@@ -73,8 +73,17 @@ def make(count: int, below: Path) -> list[Node]:
     Raises:
         OSError: a copy cannot be written.
     """
+    return [make_node(number, below) for number in range(1, count + 1)]
+
+
+def make_node(number: int, below: Path) -> Node:
+    """Make one of them, counted from 1, below a directory.
+
+    Raises:
+        OSError: a copy cannot be written.
+    """
     cases = list(STORIES)
-    return [_make(f"node-{number + 1}", cases[number % len(cases)], below) for number in range(count)]
+    return _make(f"node-{number}", cases[(number - 1) % len(cases)], below)
 
 
 def write_environment(node: Node, broker: str) -> None:

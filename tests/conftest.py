@@ -4,7 +4,13 @@ import signal
 
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.support.skips", "tests.support.redis_server", "tests.support.fixtures"]
+pytest_plugins = [
+    "tests.support.skips",
+    "tests.support.figures",
+    "tests.support.redis_server",
+    "tests.support.fixtures",
+    "tests.support.containers",
+]
 
 # An example that takes long on a busy machine is no failure: nothing here is a timed assertion.
 settings.register_profile("untimed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 CNI = Path("/var/lib/cni")
 NETWORK = "labnet"
@@ -160,8 +161,14 @@ def why_not() -> str | None:
     return None
 
 
+class _HasDirectory(Protocol):
+    """A lab of which a machine has one."""
+
+    directory: Path
+
+
 @contextlib.contextmanager
-def exclusive(lab: NodeLab, *, patience: float = 600.0) -> Iterator[None]:
+def exclusive(lab: _HasDirectory, *, patience: float = 600.0) -> Iterator[None]:
     """Hold the machine's lab for the block.
 
     Raises:

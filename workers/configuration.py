@@ -14,6 +14,9 @@ from cni.settings import Settings
 
 _PREFIX = "CNI_CLEANUP_"
 _NO_SETTINGS = {"config"}
+_LIMITS = ("root", "cnifiles", "networks", "min-age", "confirm-after", "max-remove", "dry-run")
+"""Which files a pass may take, and when: left out by mistake they would have it do more."""
+
 _MAY_HOLD_A_PASSWORD = ("broker", "jaegerurl", "urlserver")
 
 CONFIG_FILE = ".api-cni-cleanup.yaml"
@@ -437,7 +440,7 @@ def load_settings(flags: Mapping[str, str], environ: Mapping[str, str], *, confi
     Raises:
         UsageError: a value is not what its option wants, or a named file cannot be read.
     """
-    _warn_of_typos(environ)
+    _refuse_typos(environ)
     named = config or environ.get("CNI_CLEANUP_CONFIG")
     home = environ.get("HOME")
     file = named or (os.path.join(home, CONFIG_FILE) if home else None)
@@ -488,11 +491,27 @@ def _written(value: object) -> str:
     return "" if value is None else _as_text(value)
 
 
-def _warn_of_typos(environ: Mapping[str, str]) -> None:
+def _refuse_typos(environ: Mapping[str, str]) -> None:
     names = {option.name for option in OPTIONS} | _NO_SETTINGS
     known = {f"{_PREFIX}{name.upper().replace('-', '_')}" for name in names}
-    for name in sorted(name for name in environ if name.startswith(_PREFIX) and name not in known):
+    for name in sorted(name for name in environ if name.upper().startswith(_PREFIX) and name not in known):
+        _refuse_near_miss(name[len(_PREFIX) :], f"the variable {name}")
         _log.warning("the variable %s is none of this program's and is ignored", name, extra={"action": "unknown_variable"})
+
+
+def _refuse_near_miss(name: str, where: str) -> None:
+    """Refuse what is an option's name but for case, dashes and underscores: ignored, it would leave a limit out.
+
+    Raises:
+        UsageError: it is.
+    """
+    for option in OPTIONS:
+        if _letters(option.name) == _letters(name):
+            raise UsageError(f"{where} is none of this program's: {option.variable} or {option.name} is meant")
+
+
+def _letters(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")
 
 
 def _first(
@@ -502,8 +521,8 @@ def _first(
     if option.name in flags:
         return f"--{option.name}", flags[option.name]
     for variable in (option.variable, option.other_variable):
-        # An empty variable is how manifests leave one out.
-        if variable is not None and environ.get(variable):
+        # An empty variable is how manifests leave one out; of a limit it may have been meant to be one.
+        if variable is not None and (environ.get(variable) or (variable in environ and option.name in _LIMITS)):
             return variable, environ[variable]
     if option.name in in_file:
         return f"{option.name} in {file}", in_file[option.name]
@@ -528,14 +547,23 @@ def _read_config(path: str, *, required: bool) -> dict[str, str]:
 
     try:
         value = yaml.safe_load(text)
+        twice = _written_twice(yaml.compose(text, Loader=yaml.SafeLoader))
     # PyYAML lets some of what it meets in a bad scalar through as it is.
     except (ValueError, LookupError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"the config file {path} cannot be read: {' '.join(str(error).split())}") from error
     if value is None:
         return {}
+    if twice:
+        raise UsageError(f"the config file {path} says {twice} twice: leave one of them out")
     if not isinstance(value, dict):
         raise UsageError(f"the config file {path} has no lines of the form `name: value` (YAML or JSON)")
     return _known(value, path)
+
+
+def _written_twice(document: Any) -> str | None:
+    """A key that stands twice in one spelling, of which PyYAML takes the last."""
+    keys = [key.value for key, _ in document.value if isinstance(key.value, str)] if document and document.id == "mapping" else []
+    return next((key for key in keys if keys.count(key) > 1), None)
 
 
 def _known(value: Mapping[Any, Any], path: str) -> dict[str, str]:
@@ -548,6 +576,7 @@ def _known(value: Mapping[Any, Any], path: str) -> dict[str, str]:
             raise UsageError(f"the config file {path} says {key} twice: leave one of them out")
         found[key] = _as_text(inner)
     for key in sorted(found.keys() - known):
+        _refuse_near_miss(key, f"the key {key} of {path}")
         _log.warning("%s: unknown key %s is ignored", path, key, extra={"action": "unknown_key"})
     return {key: inner for key, inner in found.items() if key in known}
 

@@ -214,8 +214,34 @@ def test_a_flag_hides_nonsense_behind_it(tmp_path: Path):
 
 
 def test_an_empty_variable_is_one_that_is_not_set(tmp_path: Path):
-    config = written(tmp_path / "config.yaml", {"min-age": "1s"})
-    assert load({}, {"CNI_CLEANUP_MIN_AGE": ""}, config=config).min_age == 1.0
+    config = written(tmp_path / "config.yaml", {"early-at": "50"})
+    assert load({}, {"CNI_CLEANUP_EARLY_AT": ""}, config=config).early_at == 50
+
+
+@pytest.mark.parametrize("name", ["root", "cnifiles", "networks", "min-age", "confirm-after", "max-remove", "dry-run"])
+def test_an_empty_variable_of_a_limit_is_refused_since_it_would_leave_the_limit_out(name: str):
+    variable = BY_NAME[name].variable
+    with pytest.raises(UsageError, match=f"^{variable} is '': ") as error:
+        load(variables={variable: ""})
+    one_line(error)
+
+
+@pytest.mark.parametrize("name", ["CNI_CLEANUP_DRYRUN", "cni_cleanup_dry_run", "CNI_CLEANUP_DRY__RUN", "Cni_Cleanup_DryRun"])
+def test_a_variable_that_is_an_option_but_for_its_spelling_is_refused(name: str):
+    with pytest.raises(UsageError, match=f"^the variable {name} is none of this program's: CNI_CLEANUP_DRY_RUN or dry-run"):
+        load(variables={name: "true"})
+
+
+@pytest.mark.parametrize("key", ["dryRun", "dryrun", "DRYRUN", "d-r-y_run"])
+def test_a_key_that_is_an_option_but_for_its_spelling_is_refused(key: str, tmp_path: Path):
+    with pytest.raises(UsageError, match="CNI_CLEANUP_DRY_RUN or dry-run is meant"):
+        load(config=written(tmp_path / "config.yaml", {key: True}))
+
+
+@pytest.mark.parametrize("text", ["dry-run: true\ndry-run: false\n", '{"dry-run": true, "dry-run": false}'])
+def test_a_key_that_stands_twice_is_refused_and_not_the_last_one_taken(text: str, tmp_path: Path):
+    with pytest.raises(UsageError, match="says dry-run twice"):
+        load(config=written(tmp_path / "config.yaml", text))
 
 
 @pytest.mark.parametrize(

@@ -236,10 +236,17 @@ def _stamp_of_name(fd: int, name: str) -> bytes | None:
 
 
 def _list_leftovers(root: Root, directory: str, kind: Kind, known: Mapping[str, Mapping[str, Item]], found: _Found) -> None:
-    """List a directory of results or scratch files. One that is not there is no evidence of anything."""
+    """List a directory of results or scratch files. One that is not there is no evidence; one that is elsewhere may be.
+
+    Raises:
+        PassAborted: a link leads to it that leads nowhere here, or it cannot be read.
+    """
     try:
         fd = root.open_directory(directory)
     except (FileNotFoundError, NotADirectoryError):
+        link = root.dangling(directory)
+        if link is not None:
+            raise PassAborted("internal", f"{link} is a link to what is not here: mount that too, at the same path") from None
         return
     except OSError as error:
         raise _unreadable(directory, error) from error

@@ -68,6 +68,15 @@ class Root:
         except OSError:
             return False
 
+    def dangling(self, path: str) -> str | None:
+        """The first link on the way to a node's path that leads nowhere here; on the node it may."""
+        parts = PurePosixPath(path).parts
+        for count in range(2, len(parts) + 1):
+            here = str(PurePosixPath(*parts[:count]))
+            if self.is_link(here) and not os.path.exists(self.real(here)):
+                return here
+        return None
+
     def real(self, path: str) -> str:
         """Our path of a node's path, with its links resolved as the node would.
 
@@ -142,6 +151,9 @@ def _usual(root: Root, chosen: AbstractSet[str]) -> tuple[tuple[str, str], ...]:
     usual = f"{CNI_DIR}/networks"
     real = root.real(usual)
     if not os.path.isdir(real):
+        link = root.dangling(usual)
+        if link is not None:
+            raise PassAborted("no-directory", f"{link} is a link to what is not here: mount that too, at the same path")
         return ()
     there = {name for parent, _, name in (one.rpartition("/") for one in chosen) if root.real(parent or "/") == real}
     return tuple((name, directory) for name, directory in _sub_directories(root, usual) if name not in there)

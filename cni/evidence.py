@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from cni.attachment import Attachment
+from cni.attachment import UNREADABLE_PATH, Attachment
 from cni.listing import Item, Listing, Network, Subject
 from cni.names import is_pod_namespace, is_podman_namespace
 from cni.pods import Pod, Sandbox, SandboxStatus
@@ -40,6 +40,9 @@ class RuntimeEvidence:
     statuses: Mapping[str, SandboxStatus] = field(default_factory=dict)
     #: True where statuses can be asked for at all: not with an offline file.
     live: bool = False
+    #: Whether one of them names namespaces by process, `/proc/PID/ns/net`, as cri-dockerd does. In a pod such a path is another
+    #: process's, if any's: only that runtime's own list can speak for the sandbox.
+    names_processes: bool = False
     #: CRI-O 1.32 and later needs the results files for its own garbage collection.
     keeps_results: bool = False
 
@@ -125,6 +128,8 @@ class Look:
             return Answer.UNKNOWN
         if not paths:
             return Answer.UNKNOWN if unnamed or not self.namespaces.shows_adds else Answer.SILENT
+        if not self.runtime.names_processes and any(map(_is_of_process, paths)):
+            return Answer.UNKNOWN
         inside = [path for path in paths if not path.startswith("/proc/")]
         if any(self.namespaces.directories.get(_split(path)[0]) is None for path in inside):
             return Answer.UNKNOWN
@@ -345,6 +350,11 @@ class Look:
                 f"there is no {NETNS_DIR} here: an ADD under way could not be seen, so files without results are undecided;"
                 " in a pod, mount it with HostToContainer propagation"
             )
+        if not self.runtime.names_processes and any(map(_is_of_process, self._named_paths())):
+            said.append(
+                "results files name namespaces by process, as cri-dockerd does, and no such runtime was asked: their sandboxes"
+                " are undecided; in a pod, mount the directory of its socket"
+            )
         seen = {item.container_id for item in self.listing.items if item.kind == "reservation"} & self.runtime.sandboxes.keys()
         if seen and self.listing.attachments.keys().isdisjoint(seen):
             said.append("not one sandbox with a reservation has a results file: the namespaces cannot speak for anybody here")
@@ -365,6 +375,10 @@ class Look:
             return sandbox.pod
         attachments: Sequence[Attachment] = self.listing.attachments.get(container_id, ())
         return next((attachment.pod for attachment in attachments if attachment.pod), None)
+
+
+def _is_of_process(path: str) -> bool:
+    return path.startswith("/proc/") and path != UNREADABLE_PATH
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -158,6 +158,19 @@ RULES: dict[int, tuple[Guard, ...]] = {
             Out("cni/evidence.py", "if any(self.is_alive(path) for path in paths):", "if False:"),
         ),
         Guard(
+            "a namespace of a process is Unknown where the runtime that names them so was not asked",
+            (
+                f"{EVIDENCE}::TestNetns::test_a_path_of_a_process_is_unknown_unless_the_runtime_that_names_them_so_was_asked",
+                f"{TREES}[results-of-every-age]",
+            ),
+            Out("cni/evidence.py", "if not self.runtime.names_processes and any(map(_is_of_process, paths)):", "if False:"),
+        ),
+        Guard(
+            "results files that are elsewhere are not taken for none",
+            (f"{TREES}[results-elsewhere]",),
+            Out("workers/disk.py", "        link = root.dangling(directory)\n", "        link = None\n"),
+        ),
+        Guard(
             "a missing directory of namespaces is Unknown",
             (f"{EVIDENCE}::TestNetns::test_a_missing_directory_is_unknown",),
             Out(

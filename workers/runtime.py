@@ -62,6 +62,7 @@ class _NoRuntime(Exception):
 class _Answer(NamedTuple):
     sandboxes: dict[str, Sandbox]
     keeps_results: bool
+    names_processes: bool
 
 
 class RuntimeWitness:
@@ -80,7 +81,7 @@ class RuntimeWitness:
         sandboxes: dict[str, Sandbox] = {}
         failures: list[str] = []
         runtimes = 0
-        keeps_results = False
+        keeps_results = names_processes = False
         for socket in self._sockets():
             try:
                 answer = self._ask_one(socket)
@@ -92,11 +93,13 @@ class RuntimeWitness:
             runtimes += 1
             sandboxes |= answer.sandboxes
             keeps_results = keeps_results or answer.keeps_results
+            names_processes = names_processes or answer.names_processes
         return RuntimeEvidence(
             unknown=self._why_unknown(failures, runtimes, sandboxes),
             sandboxes=sandboxes,
             live=True,
             keeps_results=keeps_results,
+            names_processes=names_processes,
         )
 
     def statuses(self, sandbox_ids: Iterable[str]) -> dict[str, SandboxStatus]:
@@ -165,7 +168,12 @@ class RuntimeWitness:
                 raise _NoRuntime from error
             version = self._call(channel, "Version")
         sandboxes = {item.id: _sandbox(item) for item in listed.items}
-        return _Answer(sandboxes, _keeps_results(version.runtime_name, version.runtime_version))
+        return _Answer(
+            sandboxes,
+            keeps_results=_keeps_results(version.runtime_name, version.runtime_version),
+            # cri-dockerd's name for itself, as the dockershim's before it.
+            names_processes=version.runtime_name == "docker",
+        )
 
     def _refuse_older(self, channel: grpc.Channel) -> None:
         """A runtime that speaks only an older CRI has sandboxes that nobody would then speak for.

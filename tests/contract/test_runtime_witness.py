@@ -337,6 +337,15 @@ def test_one_crio_of_two_runtimes_is_enough_to_keep_results(node: Callable[[str]
     assert ask("auto", root=Root(str(short_dir))).keeps_results
 
 
+def test_one_cri_dockerd_of_two_runtimes_speaks_for_namespaces_that_are_named_by_process(
+    node: Callable[[str], CriServer], short_dir: Path
+):
+    node(TestAuto.CONTAINERD).add(listed())
+    assert not ask("auto", root=Root(str(short_dir))).names_processes
+    node("/run/cri-dockerd.sock").change(runtime_name="docker", runtime_version="28.0.0")
+    assert ask("auto", root=Root(str(short_dir))).names_processes
+
+
 class TestStatuses:
     def statuses(self, server: CriServer, *ids: str, timeout: float = PATIENCE) -> dict[str, SandboxStatus]:
         return RuntimeWitness(HOST, server.endpoint, timeout=timeout).statuses(ids)

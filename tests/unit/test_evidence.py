@@ -2,7 +2,7 @@
 
 import pytest
 
-from cni.attachment import Attachment
+from cni.attachment import UNREADABLE_PATH, Attachment
 from cni.evidence import Answer, ApiEvidence, Look, NamespaceDirectory, NamespaceEvidence, RuntimeEvidence
 from cni.listing import Item, Listing, Network, Subject
 from cni.netconf import NetworkConfig, parse_network_config
@@ -106,11 +106,21 @@ class TestNetns:
 
     @pytest.mark.parametrize(
         "torn",
-        [attachment(ID, readable=False), attachment(ID), attachment(ID, "/proc/7/ns/net")],
-        ids=["torn", "no path", "proc"],
+        [attachment(ID, readable=False), attachment(ID), attachment(ID, UNREADABLE_PATH)],
+        ids=["torn", "no path", "no readable path"],
     )
     def test_a_file_that_does_not_tell_is_silent(self, torn):
         assert look(attachments=[torn], netns=namespaces(run_netns=MOUNTED)).netns_of(ID, ()) is Answer.SILENT
+
+    def test_a_path_of_a_process_is_unknown_unless_the_runtime_that_names_them_so_was_asked(self):
+        """A Docker that was left running beside the containerd that took its place: its containers are in nobody's list."""
+        files = [attachment(ID, "/proc/7/ns/net")]
+        found = look(attachments=files, runtime=listed(sandbox(OTHER)), netns=namespaces(run_netns=MOUNTED))
+        assert found.netns_of(ID, ()) is Answer.UNKNOWN
+        assert any("cri-dockerd" in remark for remark in found.remarks())
+        asked = look(attachments=files, runtime=listed(sandbox(OTHER), names_processes=True), netns=namespaces(run_netns=MOUNTED))
+        assert asked.netns_of(ID, ()) is Answer.SILENT
+        assert asked.remarks() == []
 
     def test_one_torn_file_beside_a_good_one_is_silent_and_not_absent(self):
         files = [attachment(ID, "/run/netns/cni-2"), attachment(ID, readable=False)]
@@ -338,7 +348,8 @@ class TestMissedMounts:
 
     def test_paths_in_proc_are_not_expected_to_be_seen(self):
         files = [attachment(OTHER, "/proc/7/ns/net"), attachment(ID, "/proc/8/ns/net")]
-        found = look(attachments=files, runtime=listed(sandbox(OTHER)), netns=namespaces(run_netns=NamespaceDirectory()))
+        by_process = listed(sandbox(OTHER), names_processes=True)
+        found = look(attachments=files, runtime=by_process, netns=namespaces(run_netns=NamespaceDirectory()))
         assert found.netns_of(ID, ()) is Answer.SILENT
 
     def test_a_torn_file_is_no_better_than_none_while_an_add_is_under_way(self):

@@ -49,13 +49,15 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "beat_cron_starting_deadline": SWEEP_EXPIRES,
         # It answers `celery inspect ping -d celerybeat@HOST`, and not when the scheduler no longer ticks.
         "beat_enable_remote_control": True,
-        # redbeat will stop taking the broker's, and says so at every start.
-        "redbeat_redis_url": broker.without_query(url),
+        # redbeat will stop taking the broker's, and says so at every start. Celery's reports mask a password that is called so,
+        # and not one in a URL that they do not know.
+        "redbeat_redis_url": broker.without_password(url),
         **({"redbeat_redis_use_ssl": secured} if secured else {}),
         "redbeat_redis_options": {
             "socket_timeout": broker.ANSWERS_WITHIN,
             "socket_connect_timeout": 10,
             "socket_keepalive": True,
+            **broker.login(url),
         },
         "redbeat_key_prefix": KEY_PREFIX,
     }

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit, urlunsplit
 
 from kombu.exceptions import OperationalError
 from redis import Redis
@@ -65,6 +65,19 @@ def _with_password(url: str, path: str) -> str:
 def without_query(url: str) -> str:
     """`url` without what this module reads from it, which kombu, Celery and redbeat would each read in another way."""
     return urlunsplit(urlsplit(url)._replace(query=""))
+
+
+def without_password(url: str) -> str:
+    """`url` without its query, and without who logs in: see `login`."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(query="", netloc=parts.netloc.rpartition("@")[2]))
+
+
+def login(url: str) -> dict[str, str]:
+    """Who logs in at `url`, and with which password, as redis-py takes them; empty where it says neither."""
+    parts = urlsplit(url)
+    said = {"username": parts.username, "password": parts.password}
+    return {name: unquote(value) for name, value in said.items() if value}
 
 
 def tls(url: str) -> dict[str, Any] | None:

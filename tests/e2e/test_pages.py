@@ -108,14 +108,11 @@ def docker_knows(text: str) -> None:
 
 def celery_knows(text: str) -> None:
     """Celery has the command, or the option, that the text only names."""
-    assert re.search(rf"^\s+{text.split()[1]}\b", _celery_help(), re.MULTILINE)
+    explained = _output(os.path.join(sys.prefix, "bin/celery"), "--help")
+    assert re.search(rf"^\s+{text.split()[1]}\b", explained, re.MULTILINE)
 
 
 @cache
-def _celery_help() -> str:
-    return _output(os.path.join(sys.prefix, "bin/celery"), "--help")
-
-
 def _output(*command: str) -> str:
     environment = child_environment({})
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False)

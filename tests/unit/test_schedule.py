@@ -9,6 +9,7 @@ from redbeat import RedBeatScheduler  # type: ignore[import-untyped]  # it has n
 import beat
 from beat.schedule import cron, time_zone
 from cni.settings import Settings
+from tasks.celery_app import CleanupApp
 from tasks.errors import Refused
 
 
@@ -72,3 +73,14 @@ def test_two_beats_agree_within_a_minute_and_an_outage_is_caught_up():
     assert conf["redbeat_lock_timeout"] + conf["beat_max_loop_interval"] <= 60
     assert conf["redbeat_lock_timeout"] > 3 * conf["beat_max_loop_interval"]
     assert conf["beat_cron_starting_deadline"] == 6 * 3600
+
+
+def test_a_password_is_not_told_to_whoever_looks_at_beats_settings():
+    app = CleanupApp("beat", set_as_current=False)
+    app.use(Settings(broker="redis://ops:hunter%2F2@redis.example:6380/3"))
+    app.add_defaults(lambda: beat.configuration(app.settings))
+    told = repr(app.conf.table(with_defaults=True))
+    assert "redis://redis.example:6380/3" in told
+    assert "hunter" not in told
+    options = app.conf.redbeat_redis_options
+    assert (options["username"], options["password"]) == ("ops", "hunter/2")

@@ -15,6 +15,7 @@ from tests.support import http
 from tests.support.compose import NODES, ONCE, Stack
 from tests.support.containers import Images
 from tests.support.monitoring import load
+from tests.support.pages import commands_of
 from tests.support.polling import until
 from tests.support.program import REPOSITORY
 from tests.support.skips import require_program
@@ -221,12 +222,27 @@ class TestKilled:
         assert swept.files("node-2") == live_files(node)
 
 
-def test_down_leaves_nothing(images: Images):
+def commands(page: str) -> list[str]:
+    return [one.text for one in commands_of(page) if "docker compose " in one.text]
+
+
+def test_what_the_pages_say_works_as_it_stands_there_from_up_to_down(images: Images):
+    """In the order of the page, with a name and ports of its own; what takes all of it away comes last."""
     require_program("docker-compose", "docker-compose")
     stack = Stack(images)
+    (down,) = (text for text in commands("docs/compose.md") if " down " in text)
+    others = [text for text in commands("docs/compose.md") if text != down]
+    assert others[0] == "docker compose up -d"
+    assert {*commands("README.md")} <= {down, *others}
     try:
-        stack.compose("up", "--detach", "node-1")
-        assert stack.left()
+        for text in (*others, down):
+            # The page's other port for Flower is one that is free here.
+            command = re.sub(r"FLOWER_PORT=\d+", f"FLOWER_PORT={stack.flower_port}", text)
+            # Nor is there a terminal, which docker-compose takes for granted.
+            command = command.replace(" exec ", " exec -T ")
+            done = stack.shell(command.replace("docker compose", f"docker-compose --project-name {stack.project}"))
+            assert done.returncode == 0, (text, done.stdout, done.stderr)
+            assert text == down or stack.left()
     finally:
-        stack.compose("down", "--volumes")
+        stack.attempt("down", "--volumes", "--timeout=20")
     assert stack.left() == []

@@ -58,6 +58,7 @@ SCENES = {
     r"(dmesg|id|openssl|ps)\b": "a_clone",
     r"pip install '?\.": "an_installation",
     r".*\bkubectl\b": "kubectl",
+    rf"{OURS} --version$": "a_clone",
     r"make$": "a_clone",
     r"(\w+=\S+ )?make [a-z.]": "only_said",
     r"\w+=\"\$\(openssl ": "a_clone",
@@ -135,11 +136,19 @@ NOT_HERE: Mapping[str, Elsewhere] = {
     r"celery -A tasks flower .*": Elsewhere("run as it stands by tests/integration/test_flower.py", is_started_as_documented),
     r"\.venv-exporter/bin/python .*": Elsewhere("run as it stands by tests/integration/test_flower.py", is_started_as_documented),
     r"apt install .*": Elsewhere("changes the machine"),
-    r"celery (-A tasks|-b|events|inspect|inspect ping|result)": Elsewhere(
+    r"celery (-A tasks|-b|events|inspect|inspect ping|report|result)": Elsewhere(
         "named in a sentence, without its application", celery_knows
     ),
-    r"docker[ -]compose .*": Elsewhere("needs containers and minutes", docker_knows),
-    r"docker (build|push) .*": Elsewhere("needs a Docker engine, and a registry", docker_knows),
+    r"(FLOWER_PORT=\d+ )?docker compose (up -d|ps|run|exec|down -v)\b.*": Elsewhere(
+        "needs containers and minutes",
+        done_by("tests/e2e/test_compose.py", "test_what_the_pages_say_works_as_it_stands_there_from_up_to_down"),
+    ),
+    r"docker compose (build|down --volumes)": Elsewhere("needs containers and minutes", docker_knows),
+    r"docker build .*": Elsewhere(
+        "needs a Docker engine and minutes",
+        done_by("tests/e2e/test_image.py", "test_under_both_names_it_is_the_version_of_the_source"),
+    ),
+    r"docker (push|inspect|run)\b.*": Elsewhere("needs a Docker engine, or a registry", docker_knows),
     r"docker save .* \| k3s ctr images import -": Elsewhere("needs a node of k3s"),
     r"kind load .*": Elsewhere("needs a cluster of kind"),
     r"oc .*": Elsewhere("needs OpenShift"),

@@ -41,6 +41,10 @@ class Stack:
         """Run docker-compose and return its end, good or bad."""
         return self.engine.attempt("docker-compose", "--project-name", self.project, *arguments, timeout=timeout)
 
+    def shell(self, command: str, timeout: float = 300.0) -> "CompletedProcess[str]":
+        """Run a line that somebody types, and return its end."""
+        return self.engine.attempt("sh", "-c", command, timeout=timeout)
+
     def compose(self, *arguments: str, timeout: float = 180.0) -> str:
         """What docker-compose says.
 

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -156,7 +157,8 @@ def test_the_program_takes_the_arguments_of_each_container(name: str):
     documents = overlay(name)
     seen = {}
     for one in (one for one in containers(documents) if one.name in OWN):
-        assert "command" not in one.spec, "the entry point of the image is the program"
+        starting = "command" in one.spec
+        assert starting is (one.name == "cni-cleanup/worker"), "the entry point of the image is the program"
         told = arguments(one, environment(documents, one, FIELDS))
         with program.make_context("cni-cleanup", list(told)) as context:
             command, found, rest = program.resolve_command(context, [*context._protected_args, *context.args])
@@ -224,6 +226,11 @@ def test_there_are_never_two_workers_on_a_node_and_a_job_has_the_time_to_go_back
     assert [pod["terminationGracePeriodSeconds"] for pod in pods] == [60, 60]
 
 
+@every_overlay
+def test_a_worker_that_does_not_stay_ready_stops_a_rollout(name: str):
+    assert named(overlay(name), "DaemonSet", "cni-cleanup")["spec"]["minReadySeconds"] == 30
+
+
 PROBES = {
     "cni-cleanup/worker": "/var/lib/cni-cleanup/alive",
     "cni-cleanup-control/control": "/var/lib/cni-cleanup/control.alive",
@@ -246,6 +253,22 @@ def test_a_probe_asks_for_the_age_of_the_sign_of_life(of: str, file: str, tmp_pa
     assert status() == 1
     (tmp_path / "alive").unlink()
     assert status() == 1
+
+
+def test_the_signs_of_life_of_an_older_pod_are_gone_before_the_worker_starts(tmp_path: Path):
+    of = container(overlay("default"), "cni-cleanup/worker")
+    probes = str([of.spec[kind]["exec"]["command"] for kind in ("startupProbe", "livenessProbe", "readinessProbe")])
+    asked = set(re.findall(r"/var/lib/cni-cleanup/([\w.]+)", probes))
+    assert asked == {"alive", "ready"}
+    for file in (*asked, "hold", "report.json"):
+        (tmp_path / file).touch()
+    program = tmp_path / "cni-cleanup"
+    program.write_text('#!/bin/sh\necho "$@"\nls ${0%/*}\n')
+    program.chmod(0o755)
+    command = [word.replace("/var/lib/cni-cleanup", os.fspath(tmp_path)) for word in of.spec["command"]]
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run([*command, *of.spec["args"]], env=variables, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["worker", "cni-cleanup", "hold", "report.json"]
 
 
 def script(of: Container, tmp_path: Path) -> str:

@@ -315,6 +315,8 @@ class TestRedis:
         assert (told["appendonly"], told["maxmemory-policy"], told["save"]) == ("yes", "noeviction", "")
         assert (told["maxmemory"], told["tcp-backlog"]) == (str(1 << 30), "4096")
         assert int(told["maxclients"]) <= 60000
+        # Both families.
+        assert told["bind"] == "* -::*"
         assert "maxclients 60000" in settings
 
     @pytest.mark.parametrize("password", [None, ""])
@@ -324,6 +326,23 @@ class TestRedis:
         command = script(container(overlay("default"), "redis/redis"), tmp_path).replace("redis-server", "echo started")
         done = subprocess.run(["sh", "-ec", command], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (1, "")
+
+    @pytest.mark.parametrize("password", ['a"b', "a\\b", "a b", "a\nb", "a/b", "a$b", "#a", "ä"])
+    def test_a_password_that_the_configuration_would_take_for_something_else_is_refused_and_not_shown(
+        self, tmp_path: Path, password: str
+    ):
+        secret(tmp_path, password)
+        command = script(container(overlay("default"), "redis/redis"), tmp_path).replace("redis-server", "echo started")
+        done = subprocess.run(["sh", "-ec", command], capture_output=True, text=True, check=False)
+        told = "redis-password of the Secret is empty, or has other letters than A-Z a-z 0-9 . _ ~ -\n"
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
+
+    def test_only_one_that_does_not_listen_is_killed(self):
+        # At maxclients a PING is turned away.
+        of = container(overlay("default"), "redis/redis").spec
+        assert of["livenessProbe"]["tcpSocket"] == {"port": "redis"}
+        assert "exec" not in of["livenessProbe"]
+        assert of["readinessProbe"]["exec"] == of["startupProbe"]["exec"]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import redis
 
 from cli.program import program
 from cni.settings import Settings
+from tasks.broker import url_of
 from tasks.discovery import SKIP, discover, never_runs_the_worker
 from tests.support import api_server as api
 from tests.support.api_server import ApiServer, Request
@@ -285,7 +287,7 @@ def secret(tmp_path: Path, password: str) -> None:
     (directory / "redis-password").write_text(password)
 
 
-WORD = "0123abcd"
+WORD = "01.ab_CD~-"
 
 
 class TestRedis:
@@ -313,10 +315,10 @@ class TestRedis:
             finally:
                 process.terminate()
         assert (told["appendonly"], told["maxmemory-policy"], told["save"]) == ("yes", "noeviction", "")
-        assert (told["maxmemory"], told["tcp-backlog"]) == (str(1 << 30), "4096")
-        assert int(told["maxclients"]) <= 60000
         # Both families.
         assert told["bind"] == "* -::*"
+        assert (told["maxmemory"], told["tcp-backlog"]) == (str(1 << 30), "4096")
+        assert int(told["maxclients"]) <= 60000
         assert "maxclients 60000" in settings
 
     @pytest.mark.parametrize("password", [None, ""])
@@ -345,24 +347,54 @@ class TestRedis:
         assert of["readinessProbe"]["exec"] == of["startupProbe"]["exec"]
 
 
+VERIFIED = "ssl_cert_reqs=required&ssl_check_hostname=true"
+
+
+def exporter(tmp_path: Path, broker: str) -> "subprocess.CompletedProcess[str]":
+    """The start of the exporter, with a program in its place that prints its arguments, and the URL that it was given."""
+    program = tmp_path / "bin/celery-exporter"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "$@"\necho "$CE_BROKER_URL"\n')
+    program.chmod(0o755)
+    command = script(container(overlay("default"), "celery-exporter/celery-exporter"), tmp_path)
+    path = f"{program.parent}:{os.path.dirname(sys.executable)}:{os.environ['PATH']}"
+    variables = {"PATH": path, "CNI_CLEANUP_BROKER": broker}
+    return subprocess.run(["sh", "-ec", command], env=variables, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("password", [WORD, 'a/b#c?d%e@f:g"h\\i&j=k'])
 @pytest.mark.parametrize(
-    ("broker", "url"),
+    ("broker", "added"),
     [
-        ("redis://redis:6379/0", "redis://:0123abcd@redis:6379/0"),
-        ("rediss://r:1/0", "rediss://:0123abcd@r:1/0?ssl_cert_reqs=required&ssl_check_hostname=true"),
-        (
-            "rediss://r:1/0?ssl_ca_certs=/ca",
-            "rediss://:0123abcd@r:1/0?ssl_ca_certs=/ca&ssl_cert_reqs=required&ssl_check_hostname=true",
-        ),
+        ("redis://redis:6379/0", ""),
+        ("redis://someone@r:1/0", ""),
+        ("redis://some%40one@[2001:db8::1]:1/0", ""),
+        ("rediss://r:1/0", f"?{VERIFIED}"),
+        ("rediss://someone@r:1/0?ssl_ca_certs=/ca", f"&{VERIFIED}"),
     ],
 )
-def test_the_exporter_gets_the_password_and_with_tls_checks_the_servers_name(tmp_path: Path, broker: str, url: str):
-    secret(tmp_path, WORD)
-    command = script(container(overlay("default"), "celery-exporter/celery-exporter"), tmp_path)
-    shown = command.replace("exec python", "printenv CE_BROKER_URL; exit 0; exec python")
-    variables = {"PATH": os.environ["PATH"], "CNI_CLEANUP_BROKER": broker}
-    done = subprocess.run(["sh", "-ec", shown], env=variables, capture_output=True, text=True, check=True)
-    assert done.stdout == f"{url}\n"
+def test_the_exporter_gets_the_programs_own_url_and_with_tls_checks_the_servers_name(
+    tmp_path: Path, broker: str, added: str, password: str
+):
+    secret(tmp_path, f"{password}\n")
+    done = exporter(tmp_path, broker)
+    assert done.stderr == ""
+    arguments, url = done.stdout.splitlines()
+    assert arguments.startswith("--host * --port 9808 --buckets ")
+    file = os.fspath(tmp_path / "etc/cni-cleanup/redis-password")
+    assert url == url_of(Settings(broker=broker, broker_password_file=file)) + added
+
+
+@pytest.mark.parametrize(
+    ("broker", "password"),
+    [("redis://redis:6379/0", ""), ("redis://:one@redis:6379/0", WORD)],
+    ids=["none", "in both places"],
+)
+def test_without_a_password_or_with_two_the_exporter_does_not_start(tmp_path: Path, broker: str, password: str):
+    secret(tmp_path, password)
+    done = exporter(tmp_path, broker)
+    told = "the password of Redis is wanted in the Secret's redis-password, and not in CNI_CLEANUP_BROKER\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", told)
 
 
 DOCUMENTED = (Path(__file__).parents[2] / "docs/flower.md").read_text()

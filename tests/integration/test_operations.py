@@ -23,6 +23,8 @@ from workers.configuration import environment_of
 pytestmark = pytest.mark.timeout(300)
 
 PAGE = (REPOSITORY / "docs" / "operations.md").read_text()
+PUT_BACK = r"^((?:touch|tar|rm) .*/var/lib/cni-cleanup.*)$"
+"""The commands that bring a copy of the journal back."""
 
 
 @pytest.fixture
@@ -72,10 +74,27 @@ def test_a_journal_that_was_copied_aside_and_lost_brings_everything_back(tree: N
     assert (lost.status, "nothing is left" in lost.line) == (1, True)
 
     tree.state.mkdir()
-    subprocess.run(["sh", "-ec", commands(r"^((?:touch|tar|rm) .*/var/lib/cni-cleanup.*)$", tree, tmp_path)], check=True)
+    subprocess.run(["sh", "-ec", commands(PUT_BACK, tree, tmp_path)], check=True)
     done = run("restore", home=tmp_path, variables=of_the_node(tree))
     assert (done.status, done.err) == (0, "")
     assert bytes_of(tree) == before
+
+
+def test_a_copy_that_is_older_replaces_nothing_that_the_node_has(tree: NodeTree, tmp_path: Path):
+    assert run("clean", home=tmp_path, variables=of_the_node(tree)).status == 0
+    (journal,) = (tree.state / "journal").iterdir()
+    whole = journal.read_bytes()
+    # The copy was made while the pass ran, and before another file was put back.
+    journal.write_bytes(whole[:-20])
+    (tree.state / "held.json").write_text("older")
+    back_up = commands(r"`(cd /var/lib/cni-cleanup && tar .*?)`", tree, tmp_path).replace("~/", "")
+    subprocess.run(["sh", "-ec", back_up], check=True)
+
+    journal.write_bytes(whole)
+    (tree.state / "held.json").write_text("newer")
+    subprocess.run(["sh", "-ec", commands(PUT_BACK, tree, tmp_path)], check=True)
+    assert journal.read_bytes() == whole
+    assert (tree.state / "held.json").read_text() == "newer"
 
 
 def test_a_copy_that_ends_anywhere_brings_back_whole_files_or_none(tree: NodeTree, tmp_path: Path):

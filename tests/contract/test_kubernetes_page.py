@@ -1,5 +1,6 @@
 """docs/kubernetes.md against the manifests: its overlays can be rendered, its table has every object, its names are theirs."""
 
+import os
 import re
 import shutil
 from pathlib import Path
@@ -12,8 +13,9 @@ from cli.program import program
 from cni import __version__
 from tests.contract.test_kubernetes import VERSIONS, complaints
 from tests.contract.test_kubernetes_privileges import unconfined
-from tests.support.manifests import KUBERNETES, OVERLAYS, Document, containers, environment, named, overlay, render
+from tests.support.manifests import KUBERNETES, OVERLAYS, Document, container, containers, environment, named, overlay, render
 from tests.support.program import REPOSITORY
+from workers.runtime import SOCKETS
 
 PAGE = (REPOSITORY / "docs/kubernetes.md").read_text()
 EXAMPLES = re.findall(r"^```yaml\n(apiVersion: kustomize.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
@@ -51,6 +53,23 @@ def test_the_overlay_with_everything_has_its_registry_its_redis_and_its_label(tm
     assert named(documents, "PrometheusRule", "cni-cleanup")["metadata"]["labels"]["release"] == "kube-prometheus-stack"
     (settings,) = (one["data"] for one in documents if one["kind"] == "ConfigMap")
     assert settings["CNI_CLEANUP_BROKER"].startswith("rediss://redis.internal.example.org:6380/")
+
+
+def test_two_runtimes_of_a_node_can_be_mounted_together(tmp_path: Path):
+    both = "resources: [../../base]\ncomponents: [../../components/containerd, ../../components/crio]\n"
+    worker = container(rendered(both, tmp_path), "cni-cleanup/worker")
+    mounted = {mount["mountPath"] for mount, _ in worker.volumes()}
+    assert mounted >= {"/run/containerd", "/run/crio"}
+
+
+def test_the_directory_of_every_runtime_that_the_program_looks_for_stands_in_the_page():
+    assert [socket for socket in SOCKETS if f"`{os.path.dirname(socket)}`" not in PAGE] == []
+
+
+def test_going_live_restarts_all_that_reads_the_settings():
+    (kinds,) = re.findall(r"rollout restart (\S+)$", PAGE, flags=re.MULTILINE)
+    readers = {one.workload["kind"].lower() for one in containers(overlay("default")) if one.spec.get("envFrom")}
+    assert set(kinds.split(",")) == readers
 
 
 def test_the_table_of_overlays_has_each_with_its_components():

@@ -33,5 +33,5 @@ STOPSIGNAL SIGTERM
 
 # What each flag is for is in docs/flower.md. The broker comes by CE_BROKER_URL.
 ENTRYPOINT ["celery-exporter"]
-CMD ["--host", "0.0.0.0", "--port", "9808", "--buckets", "10,60,120,600,3000", \
+CMD ["--host", "*", "--port", "9808", "--buckets", "10,60,120,600,3000", \
      "--purge-offline-worker-metrics", "86400", "--retry-interval", "10"]

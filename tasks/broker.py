@@ -154,6 +154,8 @@ def away(error: Exception) -> BrokerAway:
     why = " ".join(str(error).split())
     if "'maxmemory'" in why:
         return BrokerAway("Redis takes nothing, its memory is full: raise its maxmemory, or find out what fills it")
+    if "invalid username-password" in why or "WRONGPASS" in why:
+        return BrokerAway(f"Redis refuses the password ({why}): see --broker-password-file, or that of --broker")
     # What redis-py's greeting is told.
     if "client already authenticated" in why or "Authentication required" in why:
         why = "it wants a password: --broker-password-file FILE, or redis://:PASSWORD@HOST:6379/0"

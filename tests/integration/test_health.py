@@ -39,7 +39,7 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
 
 def is_alive(node: Crowded) -> bool:
     """The check that the documentation gives, of this state directory."""
-    (check,) = re.findall(r'`(test -n "\$\(find [^`]+ -mmin -\d\)")`', (REPOSITORY / "docs/fleet.md").read_text())
+    (check,) = re.findall(r'`(test -n "\$\(find [^`]+/alive -mmin -\d\)")`', (REPOSITORY / "docs/fleet.md").read_text())
     command = check.replace("/var/lib/cni-cleanup", str(node.state))
     assert command != check
     return subprocess.run(["/bin/sh", "-c", command], capture_output=True, check=False, timeout=60).returncode == 0

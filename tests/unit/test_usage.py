@@ -19,7 +19,8 @@ from workers import node
 from workers.configuration import load_settings
 from workers.usage import Counter, Usage
 
-TREES = [case for case in load_cases() if case.name != "cnifiles-missing"]
+# A scan that is aborted has no numbers.
+TREES = [case for case in load_cases() if case.expected["aborted"] is None]
 
 
 @pytest.fixture

@@ -128,13 +128,17 @@ class Look:
             return Answer.UNKNOWN
         if not paths:
             return Answer.UNKNOWN if unnamed or not self.namespaces.shows_adds else Answer.SILENT
-        if not self.runtime.names_processes and any(map(_is_of_process, paths)):
+        if self._nobody_speaks_for(paths):
             return Answer.UNKNOWN
         inside = [path for path in paths if not path.startswith("/proc/")]
         if any(self.namespaces.directories.get(_split(path)[0]) is None for path in inside):
             return Answer.UNKNOWN
         all_told = all(attachment.readable and attachment.namespaces for attachment in attachments)
         return Answer.ABSENT if all_told and len(inside) == len(paths) else Answer.SILENT
+
+    def _nobody_speaks_for(self, paths: Iterable[str]) -> bool:
+        """Whether one is a process's, and the runtime that names them so was not asked."""
+        return not self.runtime.names_processes and any(map(_is_of_process, paths))
 
     def is_alive(self, path: str) -> bool:
         """Whether the namespace is mounted, or there by name in a directory where names are all that can be seen."""
@@ -244,15 +248,21 @@ class Look:
         return Answer.ABSENT
 
     def netns_of_address(self, address: str) -> Answer:
-        """What the results files of sandboxes that are listed, or still mounted, say of an address without an id."""
+        """What the results files of sandboxes that are listed, or still mounted, say of an address without an id.
+
+        One that is neither, and of which nobody can tell whether it lives, makes its own addresses Unknown.
+        """
         if self.netns_unknown is not None:
             return Answer.UNKNOWN
         answer = Answer.ABSENT
         for container_id, attachments in self.listing.attachments.items():
-            listed = container_id in self.runtime.sandboxes
-            if not listed and not any(self.is_alive(path) for one in attachments for path in one.namespaces):
+            paths = [path for attachment in attachments for path in attachment.namespaces]
+            has_it = any(address in attachment.addresses for attachment in attachments)
+            if container_id not in self.runtime.sandboxes and not any(map(self.is_alive, paths)):
+                if has_it and self._nobody_speaks_for(paths):
+                    answer = Answer.UNKNOWN
                 continue
-            if any(address in attachment.addresses for attachment in attachments):
+            if has_it:
                 return Answer.SEEN
             if not all(attachment.readable for attachment in attachments):
                 answer = Answer.UNKNOWN
@@ -350,7 +360,7 @@ class Look:
                 f"there is no {NETNS_DIR} here: an ADD under way could not be seen, so files without results are undecided;"
                 " in a pod, mount it with HostToContainer propagation"
             )
-        if not self.runtime.names_processes and any(map(_is_of_process, self._named_paths())):
+        if self._nobody_speaks_for(self._named_paths()):
             said.append(
                 "results files name namespaces by process, as cri-dockerd does, and no such runtime was asked: their sandboxes"
                 " are undecided; in a pod, mount the directory of its socket"

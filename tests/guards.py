@@ -163,7 +163,7 @@ RULES: dict[int, tuple[Guard, ...]] = {
                 f"{EVIDENCE}::TestNetns::test_a_path_of_a_process_is_unknown_unless_the_runtime_that_names_them_so_was_asked",
                 f"{TREES}[results-of-every-age]",
             ),
-            Out("cni/evidence.py", "if not self.runtime.names_processes and any(map(_is_of_process, paths)):", "if False:"),
+            Out("cni/evidence.py", "        if self._nobody_speaks_for(paths):\n", "        if False:\n"),
         ),
         Guard(
             "results files that are elsewhere are not taken for none",
@@ -653,7 +653,12 @@ RULES: dict[int, tuple[Guard, ...]] = {
         Guard(
             "an empty file whose address stands in the results of a listed sandbox stays",
             (f"{CLEANING}::test_an_empty_file_whose_address_stands_in_a_listed_sandboxes_results_stays",),
-            Out("cni/evidence.py", "if any(address in attachment.addresses for attachment in attachments):", "if False:"),
+            Out("cni/evidence.py", "            if has_it:\n", "            if False:\n"),
+        ),
+        Guard(
+            "an empty file whose address stands in the results of a sandbox that nobody speaks for stays",
+            (f"{EVIDENCE}::TestEmptyFiles::test_the_results_of_a_process_hold_their_address_unless_its_runtime_was_asked",),
+            Out("cni/evidence.py", "if has_it and self._nobody_speaks_for(paths):", "if False:"),
         ),
         Guard(
             "without the API an empty file stays",

@@ -245,6 +245,15 @@ class TestEmptyFiles:
         files = [attachment(ID, "/run/netns/cni-2", addresses=["10.88.0.2"])]
         assert look(attachments=files, netns=namespaces(run_netns=MOUNTED)).netns_of_address("10.88.0.2") is Answer.ABSENT
 
+    def test_the_results_of_a_process_hold_their_address_unless_its_runtime_was_asked(self):
+        files = [attachment(ID, "/proc/7/ns/net", addresses=["10.88.0.2"])]
+        found = look(attachments=files, runtime=listed(sandbox(OTHER)), netns=namespaces(run_netns=MOUNTED))
+        assert found.netns_of_address("10.88.0.2") is Answer.UNKNOWN
+        assert found.netns_of_address("10.88.0.3") is Answer.ABSENT
+        asked = listed(sandbox(OTHER), names_processes=True)
+        found = look(attachments=files, runtime=asked, netns=namespaces(run_netns=MOUNTED))
+        assert found.netns_of_address("10.88.0.2") is Answer.ABSENT
+
     def test_a_torn_results_file_of_a_listed_sandbox_makes_it_unknown(self):
         files = [attachment(ID, readable=False)]
         found = look(attachments=files, runtime=listed(sandbox()), netns=namespaces(run_netns=MOUNTED))

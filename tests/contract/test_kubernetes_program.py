@@ -176,8 +176,8 @@ def test_the_program_takes_the_arguments_of_each_container(name: str):
 
 
 def test_an_argument_that_there_is_not_is_refused():
-    with pytest.raises(click.UsageError), program.make_context("cni-cleanup", ["--lisen=:9010"]):
-        pass
+    with pytest.raises(click.UsageError):
+        program.make_context("cni-cleanup", ["--lisen=:9010"])
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])

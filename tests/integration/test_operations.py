@@ -14,7 +14,7 @@ from cli.demo.processes import Processes, running
 from tasks import names
 from tests.support.chaos import Server
 from tests.support.fleet import DONE_WITHIN, client_of, start_fleet
-from tests.support.nodetree import NODE, NodeTree, remaining
+from tests.support.nodetree import NodeTree, remaining
 from tests.support.polling import until
 from tests.support.program import COMMAND, REPOSITORY, child_environment, run
 from tests.support.recorded import snapshot
@@ -38,16 +38,7 @@ def tree(tmp_path: Path) -> NodeTree:
 
 
 def of_the_node(tree: NodeTree) -> dict[str, str]:
-    return {
-        "CNI_CLEANUP_ROOT": str(tree.root),
-        "CNI_CLEANUP_STATE_DIR": str(tree.state),
-        "CNI_CLEANUP_NODE": NODE,
-        "CNI_CLEANUP_PODS_FILE": str(tree.path / "pods.json"),
-        "CNI_CLEANUP_SANDBOXES_FILE": str(tree.path / "sandboxes.json"),
-        "CNI_CLEANUP_MIN_AGE": "0s",
-        "CNI_CLEANUP_CONFIRM_AFTER": "0s",
-        "CNI_CLEANUP_BROKER": "redis://127.0.0.1:1/0",
-    }
+    return environment_of(tree.settings(min_age=0.0, confirm_after=0.0, broker="redis://127.0.0.1:1/0"))
 
 
 def commands(pattern: str, tree: NodeTree, home: Path) -> str:
